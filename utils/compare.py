@@ -1,0 +1,107 @@
+"""One interface for every model file, and a latency protocol that is the same for all."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+from tqdm.auto import tqdm
+
+from utils.config import SEED, THREADS, InputError, relative
+
+BATCH = 64  # images per call when only the answers matter
+
+
+class Predictor:
+    """A model file (``.pth`` or ``.onnx``) as a function: images float32 (N, 3, H, W) → logits (N, C), on the CPU.
+
+    `details` holds what the file says of itself, such as classes and preprocessing.
+    """
+
+    def __init__(self, path: Path, threads: int = THREADS):
+        if path.suffix == ".onnx":
+            from utils.export import open_session, read_metadata
+
+            session = open_session(path, threads)
+            self.details = read_metadata(session)
+            self.run = lambda images: session.run(None, {"input": images})[0]
+        elif path.suffix == ".pth":
+            self._open_checkpoint(path, threads)
+        else:
+            raise InputError(f"{relative(path)}: a model file ends in .pth or .onnx")
+
+    def _open_checkpoint(self, path: Path, threads: int) -> None:
+        import torch
+
+        from utils.model import load_model
+
+        torch.set_num_threads(threads)
+        model, self.details = load_model(path)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return model(torch.from_numpy(images)).numpy()
+
+        self.run = run
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+
+
+def measure_latency(
+    paths: dict[str, Path], images: np.ndarray, batch_sizes: Sequence[int], rounds: int = 20, threads: int = THREADS
+) -> pd.DataFrame:
+    """Time each model on the same images, each in a process of its own with equal threads.
+
+    In one process torch would wait for ONNX Runtime's idle threads (onnxruntime#13808). All models stay loaded; each
+    round visits them in a new random order, so that noise of the machine hits all alike. Returns one row per model and
+    batch size: p50, p90, p99 in ms per call, and the process's peak memory in MB.
+    """
+    generator = np.random.default_rng(SEED)
+    times: dict[tuple[str, int], list[float]] = {(name, size): [] for size in batch_sizes for name in paths}
+    with ExitStack() as stack:
+        # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
+        context = multiprocessing.get_context("spawn")
+        workers = {
+            name: stack.enter_context(ProcessPoolExecutor(1, context, _start_worker, (path, images, threads)))
+            for name, path in paths.items()
+        }
+        for _ in tqdm(range(rounds), "latency", leave=False):
+            for name, size in generator.permutation(np.array(list(times), dtype=object)):
+                times[name, size] += workers[name].submit(_time_calls, size).result()
+        memory = {name: worker.submit(_peak_memory).result() for name, worker in workers.items()}
+    rows = [(*key, *np.percentile(values, [50, 90, 99]), memory[key[0]]) for key, values in times.items()]
+    return pd.DataFrame(rows, columns=["model", "batch", "p50", "p90", "p99", "peak_rss_mb"])
+
+
+def _start_worker(path: Path, images: np.ndarray, threads: int) -> None:
+    global _predictor, _images
+    _predictor, _images = Predictor(path, threads), images
+
+
+def _time_calls(batch_size: int, calls: int = 5) -> list[float]:
+    """Time some calls in ms; one more before them warms caches up."""
+    batch = np.resize(_images, (batch_size, *_images.shape[1:]))
+    times = []
+    for _ in range(calls + 1):
+        start = time.perf_counter()
+        _predictor.run(batch)
+        times.append((time.perf_counter() - start) * 1e3)
+    return times[1:]
+
+
+def _peak_memory() -> float:
+    """Return the process's peak resident memory in MB."""
+    if os.name == "nt":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

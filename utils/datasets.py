@@ -1,0 +1,171 @@
+"""Table of images → split → Dataset → loader."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, v2
+
+from utils.config import SEED, InputError, relative, sha256, whole_file
+from utils.images import list_images, read_image
+
+PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
+REFUSED = "refused"
+
+
+def minority_classes(labels: pd.Series) -> list[str]:
+    """Name the classes that have fewer than half as many images as the largest one."""
+    counts = labels.value_counts()
+    return sorted(counts.index[counts < counts.max() / 2])
+
+
+def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
+    """Take each image's group (one object, one burst) from its file name: what `pattern` matches at the start.
+
+    Groups are kept apart by folder; an image whose name does not match is a group of its own.
+    """
+
+    def group(path: str) -> str:
+        match = re.match(pattern, Path(path).name) if pattern else None
+        return str(Path(path).with_name(match[0]).as_posix()) if match else path
+
+    return paths.map(group)
+
+
+def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
+    """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
+
+    Each class gives one random group to test and one to valid; then every further group goes where most images are
+    still missing. A class of fewer than three groups cannot be split so: its images are split one by one, which leaks
+    (`count_leaks` says how much). Raises InputError when a class has fewer than three images.
+    """
+    counts = index["class"].value_counts()
+    if counts.min() < 3:
+        small = ", ".join(f"{name} ({count})" for name, count in counts[counts < 3].items())
+        raise InputError(
+            f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
+            "add images or remove the folder"
+        )
+    groups = index["group"].where(index.groupby("class")["group"].transform("nunique") >= 3, index["path"])
+    generator = np.random.default_rng(seed)
+    part_of_group: dict[str, str] = {}
+    for name in counts.index[::-1]:
+        _assign_groups(groups[index["class"] == name], part_of_group, generator)
+    return groups.map(part_of_group).rename("split")
+
+
+def _assign_groups(groups: pd.Series, part_of_group: dict[str, str], generator: np.random.Generator) -> None:
+    """Extend `part_of_group` by one class's groups; a group that another class has assigned stays where it is."""
+    sizes = groups.value_counts(sort=False)
+    missing = {part: share * len(groups) for part, share in PARTS.items()}
+    for group in sizes.index.intersection(list(part_of_group)):
+        missing[part_of_group[group]] -= sizes[group]
+    new = sizes.index.difference(list(part_of_group))
+    first = ["test", "valid"]
+    for group in generator.permutation(new):
+        part = first.pop(0) if first else max(missing, key=missing.get)
+        part_of_group[group] = part
+        missing[part] -= sizes[group]
+
+
+def count_leaks(groups: pd.Series, split: pd.Series) -> int:
+    """Count the pairs of images of one group that lie in different parts of the split."""
+    pairs = lambda sizes: int((sizes * (sizes - 1) // 2).sum())  # noqa: E731
+    return pairs(groups.value_counts()) - pairs(pd.DataFrame({"group": groups, "split": split}).value_counts())
+
+
+def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
+    """Write the manifest: every image with class, group, sha256 and part; refused files are listed as such."""
+    rows = pd.concat([index, refused.assign(split=REFUSED)])
+    with whole_file(path) as temporary:
+        rows[["path", "class", "group", "sha256", "split"]].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def load_index(path: Path, folder: Path) -> pd.DataFrame:
+    """Read the manifest and check that `folder` still holds exactly these files with these bytes.
+
+    Raises InputError naming the files that are missing, new or changed.
+    """
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
+    index = pd.read_csv(path, keep_default_na=False)
+    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
+    known = set(index["path"])
+    problems = [f"missing: {name}" for name in sorted(known - set(on_disk))]
+    problems += [f"new: {name}" for name in sorted(set(on_disk) - known)]
+    problems += [
+        f"changed: {name}"
+        for name, digest in zip(index["path"], index["sha256"], strict=True)
+        if name in on_disk and sha256(on_disk[name]) != digest
+    ]
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise InputError(f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
+    return index[index["split"] != REFUSED].reset_index(drop=True)
+
+
+def evaluation_transform(preprocessing: dict) -> v2.Compose:
+    """Build the one preprocessing: resize (no crop, whole picture), scale to [0, 1], normalize; → float32 (3, S, S)."""
+    size = preprocessing["image_size"]
+    return v2.Compose(
+        [
+            v2.Resize((size, size), interpolation=InterpolationMode(preprocessing["interpolation"])),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocessing["mean"], preprocessing["std"]),
+        ]
+    )
+
+
+class ImageDataset(Dataset):
+    """Images of a folder with their labels; minority classes may have a transform of their own.
+
+    Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
+    drawn from (seed, epoch, image) alone, so an epoch has the same bits with and without workers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: pd.DataFrame,
+        classes: Sequence[str],
+        transform: Callable,
+        minority: Sequence[str] = (),
+        minority_transform: Callable | None = None,
+        seed: int = SEED,
+    ):
+        self.paths = [folder / path for path in index["path"]]
+        self.labels = [list(classes).index(name) for name in index["class"]]
+        self.minority_labels = {list(classes).index(name) for name in minority}
+        self.transform, self.minority_transform = transform, minority_transform or transform
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        image, label = read_image(self.paths[position]), self.labels[position]
+        if label not in self.minority_labels:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=[]):
+            draw = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1, np.uint64)
+            torch.manual_seed(int(draw[0]))
+            return self.minority_transform(image), label
+
+
+def make_loader(dataset: ImageDataset, batch_size: int, epoch: int | None = None, workers: int = 0) -> DataLoader:
+    """Batch a dataset in its order, or, for training, shuffled and augmented as `epoch` demands.
+
+    In training a last batch of one image is dropped, since batch norm cannot learn from it.
+    """
+    if epoch is None:
+        return DataLoader(dataset, batch_size, num_workers=workers)
+    dataset.epoch = epoch
+    order = torch.Generator().manual_seed(dataset.seed * 1_000_003 + epoch)
+    lonely = len(dataset) % batch_size == 1
+    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, generator=order, drop_last=lonely)

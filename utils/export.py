@@ -1,0 +1,73 @@
+"""torch → ONNX: metadata, reading back, and proof that both give the same answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from utils.config import THREADS, InputError, likely_cause, relative
+
+
+def write_metadata(path: Path, **metadata) -> None:
+    """Store values as JSON in the ONNX file's ``metadata_props``, and check the file completely."""
+    model = onnx.load(path)
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def open_session(path: Path, threads: int = THREADS) -> ort.InferenceSession:
+    """Open an ONNX file on the CPU, with threads that sleep when idle; raises InputError when it cannot be read."""
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # threads that spin while they wait slow down whatever else the process runs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exceptions share no base class
+        reason = str(error).split(" : ")[-1]
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
+
+
+def read_metadata(session: ort.InferenceSession) -> dict:
+    """Read what `write_metadata` stored."""
+    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+
+
+def run_batches(session: ort.InferenceSession, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Run images (N, 3, H, W) float32 in batches; → logits (N, C)."""
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    return np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
+
+
+@torch.inference_mode()
+def check_parity(model: nn.Module, path: Path, images: Tensor, batch_sizes: Sequence[int]) -> pd.DataFrame:
+    """Compare the logits of torch and ONNX on images (N, 3, H, W) at several batch sizes.
+
+    Returns per batch size the largest absolute difference and the share of images with the same answer. Raises
+    InputError when the file does not declare its batch axes as dynamic.
+    """
+    session = open_session(path)
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        if not isinstance(value.shape[0], str):
+            raise InputError(
+                f"{relative(path)}: the batch axis of {value.name!r} is frozen at {value.shape[0]}: "
+                "export again with dynamic_shapes"
+            )
+    rows = []
+    for batch_size in batch_sizes:
+        expected = torch.cat([model(batch) for batch in images.split(batch_size)]).numpy()
+        logits = run_batches(session, images.numpy(), batch_size)
+        same = float((logits.argmax(1) == expected.argmax(1)).mean())
+        rows.append((batch_size, float(np.abs(logits - expected).max()), same))
+    return pd.DataFrame(rows, columns=["batch", "max_abs_diff", "same_answer"]).set_index("batch")

@@ -1,0 +1,130 @@
+"""The one way to find and open an image."""
+
+import os
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm.auto import tqdm
+
+from utils.config import THREADS, InputError, likely_cause, relative, sha256
+
+COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "reason"]
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
+LAYOUT = "expected one folder per class with images in it, as in data/train/apple/*.jpg"
+
+
+def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every image below ``folder/<class>/`` once and tell good files from bad ones.
+
+    Returns the index (path relative to `folder`, class, width, height, mode, sha256), sorted by path, and the refused
+    files (path, class, reason, sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are passed over,
+    and so is what has no image's extension. Raises InputError, naming all at once, when a class is left without images.
+    """
+    files = list_images(folder)
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = pool.map(lambda item: _describe(folder, *item), files)
+        table = pd.DataFrame(tqdm(rows, "decode", len(files), leave=False, disable=len(files) < 1000), columns=COLUMNS)
+    table = table.sort_values("path", ignore_index=True)
+    good = table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True)
+    refused = table.loc[table["reason"] != "", ["path", "class", "reason", "sha256"]].reset_index(drop=True)
+    _stop_at_empty_classes(folder, good, refused)
+    return good, refused
+
+
+def list_images(folder: Path) -> list[tuple[str, Path]]:
+    """List (class, file) for every file with an image's extension below ``folder/<class>/``, unopened."""
+    folders = _class_folders(folder)
+    return [(name, path) for name, class_folder in folders.items() for path in _image_files(class_folder)]
+
+
+def read_image(path: Path) -> Image.Image:
+    """Open an image as every part of the pipeline sees it: upright, RGB, 8 bits a channel, transparency on white.
+
+    16-bit grey is scaled to 8 bits; of animations and multi-page files the first frame is taken. Raises InputError with
+    the reason when the file cannot be decoded completely.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{relative(path)}: not an image; {likely_cause(path)}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # Pillow's plugins raise all of these
+        raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _describe(folder: Path, class_name: str, path: Path) -> tuple:
+    name = path.relative_to(folder).as_posix()
+    try:
+        width, height = read_image(path).size
+        with Image.open(path) as image:
+            return name, class_name, width, height, image.mode, sha256(path), ""
+    except InputError as error:
+        return name, class_name, 0, 0, "", sha256(path), str(error).split(": ", 1)[1]
+
+
+def _visible(entry: os.DirEntry) -> bool:
+    return not entry.name.startswith(".") and entry.name not in SYSTEM_NAMES
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """Map class names (NFC) to folders; two spellings of one class stop the run."""
+    if not folder.is_dir():
+        raise InputError(f"the data folder {relative(folder)} does not exist: {LAYOUT}")
+    spellings = defaultdict(list)
+    for entry in os.scandir(folder):
+        if _visible(entry) and entry.is_dir():
+            spellings[unicodedata.normalize("NFC", entry.name).casefold()].append(Path(entry.path))
+    double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
+    if double:
+        raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")
+    if len(spellings) < 2:
+        found = sorted(entry.name for entry in os.scandir(folder))[:5]
+        raise InputError(f"{relative(folder)} has {len(spellings)} class folders, found {found}: {LAYOUT}, two or more")
+    return {unicodedata.normalize("NFC", path.name): path for (path,) in sorted(spellings.values())}
+
+
+def _image_files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Walk a class folder; a link back to a folder on the way is not followed."""
+    seen |= {os.path.realpath(folder)}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not _visible(entry):
+            continue
+        if entry.is_dir():
+            if os.path.realpath(entry.path) not in seen:
+                yield from _image_files(Path(entry.path), seen)
+        elif Path(entry.name).suffix.lower() in EXTENSIONS:
+            yield Path(entry.path)
+
+
+def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFrame) -> None:
+    empty = sorted(set(_class_folders(folder)) - set(good["class"]))
+    if empty:
+        bad_files = "".join(f"; {row['path']}: {row['reason']}" for _, row in refused.iterrows())
+        raise InputError(
+            f"{relative(folder)}: class folder {', '.join(empty)} has no readable image: add some or "
+            f"remove the folder{bad_files}"
+        )

@@ -1,0 +1,84 @@
+"""Scores with their uncertainty."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+from utils.config import SEED
+
+DRAWS = 2000
+
+
+def confusion(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Count (true, predicted) pairs: (C, C), or (B, C, C) under B rows of image weights (B, N)."""
+    cells = np.eye(num_classes**2)[np.asarray(labels) * num_classes + np.asarray(predictions)]
+    counts = cells.sum(axis=0) if weights is None else weights @ cells
+    return counts.reshape(*counts.shape[:-1], num_classes, num_classes)
+
+
+def f1_per_class(counts: np.ndarray) -> np.ndarray:
+    """Compute F1 of each class from confusion counts (..., C, C); 0 where a class is neither present nor predicted."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    total = counts.sum(axis=-1) + counts.sum(axis=-2)
+    return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> float:
+    """Average F1 over the full list of classes, computed once over all predictions."""
+    return float(f1_per_class(confusion(labels, predictions, num_classes)).mean())
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927)."""
+    interval = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
+    """Draw how often each image counts in each bootstrap sample: (draws, N) integers.
+
+    Two stages, as images of one object are not independent: groups with replacement within each class, then images with
+    replacement within each group (Davison and Hinkley 1997, section 3.8).
+    """
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((draws, len(labels)))
+    for label in np.unique(labels):
+        names = np.unique(groups[labels == label])
+        counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+        for name, count in zip(names, counts.T, strict=True):
+            images = np.flatnonzero((labels == label) & (groups == name))
+            weights[:, images] = generator.multinomial(count * len(images), np.full(len(images), 1 / len(images)))
+    return weights
+
+
+def macro_f1_interval(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int, groups: np.ndarray
+) -> tuple[float, float]:
+    """95 % bootstrap interval of macro-F1, resampled by group.
+
+    Without a single error every resample is perfect too and the bootstrap would claim certainty; then the lower end is
+    the mean over classes of Wilson's lower bound.
+    """
+    weights = resample_weights(labels, groups)
+    scores = f1_per_class(confusion(labels, predictions, num_classes, weights)).mean(axis=-1)
+    low, high = np.percentile(scores, [2.5, 97.5])
+    if np.array_equal(labels, predictions):
+        counts = np.bincount(labels, minlength=num_classes)
+        low = np.mean([wilson_interval(count, count)[0] for count in counts if count])
+    return float(low), float(high)
+
+
+def macro_f1_difference_interval(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
+) -> tuple[float, float]:
+    """95 % bootstrap interval of macro-F1(second) − macro-F1(first), paired: both are scored on the same resamples."""
+    weights = resample_weights(labels, groups)
+    scores = [f1_per_class(confusion(labels, each, num_classes, weights)).mean(axis=-1) for each in (first, second)]
+    low, high = np.percentile(scores[1] - scores[0], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mcnemar_p(fixed: int, broken: int) -> float:
+    """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0

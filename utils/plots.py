@@ -1,0 +1,146 @@
+"""Figures from arrays: every function draws into `ax` (default: the current axes) and returns it."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by colour-blind people too; the order never changes, so a class keeps its colour
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
+MODEL_COLORS = {"pytorch": "#0072B2", "onnx": "#009E73", "int8": "#D55E00"}
+HANGUL_FONTS = ["Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "NanumGothic", "Noto Sans CJK KR"]
+
+
+def use_style() -> None:
+    """Set matplotlib up: no frame, readable sizes, and a font with Hangul behind the default one when there is one."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = ["DejaVu Sans", *[name for name in HANGUL_FONTS if name in installed]]
+    plt.rcParams.update(
+        {
+            "font.family": fonts,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "figure.dpi": 96,
+            "savefig.bbox": "tight",
+        }
+    )
+
+
+def class_counts(counts: pd.Series, highlight: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """Draw images per class as bars with their numbers; highlighted classes are dark."""
+    ax = ax or plt.gca()
+    bars = ax.barh(counts.index, counts, color=[COLORS[1] if name in highlight else COLORS[0] for name in counts.index])
+    ax.bar_label(bars, padding=3)
+    ax.invert_yaxis()
+    ax.set(xlabel="images", xlim=(0, counts.max() * 1.12))
+    return ax
+
+
+def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
+    """Lay images (H, W, 3) out in one axes, row by row, each with a title above it."""
+    ax = ax or plt.gca()
+    rows = -(-len(images) // columns)
+    for position, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(position, columns)
+        ax.imshow(image, extent=(column + 0.03, column + 0.97, row + 0.97, row + 0.15))
+        ax.text(column + 0.5, row + 0.13, title, ha="center", va="bottom", fontsize=8)
+    ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
+def scatter(points: np.ndarray, names: Sequence[str], colors: Sequence[str] = COLORS, ax: Axes | None = None) -> Axes:
+    """Draw points (N, 2) coloured by name, each name written at the middle of its points."""
+    ax = ax or plt.gca()
+    names = np.asarray(names)
+    for position, name in enumerate(np.unique(names)):
+        color = colors[position % len(colors)]
+        ax.scatter(*points[names == name].T, s=14, color=color, alpha=0.6, linewidths=0)
+        middle = np.median(points[names == name], axis=0)
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": color, "alpha": 0.8}
+        ax.annotate(str(name), middle, ha="center", va="center", color=color, weight="bold", bbox=box)
+    return ax
+
+
+def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw a table of counts as shaded cells with their numbers; shades compare within a row."""
+    ax = ax or plt.gca()
+    shares = values.to_numpy() / np.maximum(values.to_numpy().sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(values.to_numpy()):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(values.shape[1]), values.columns)
+    ax.set_yticks(range(values.shape[0]), values.index)
+    ax.set(xlabel=values.columns.name, ylabel=values.index.name)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def intervals(scores: pd.DataFrame, colors: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+    """Draw a point with its interval per row of (score, low, high), the number written beside it."""
+    ax = ax or plt.gca()
+    for position, (score, low, high) in enumerate(scores[["score", "low", "high"]].to_numpy()):
+        color = colors[position % len(colors)] if colors else COLORS[0]
+        ax.plot([low, high], [position, position], color=color, lw=2)
+        ax.plot(score, position, "o", color=color, ms=7)
+        ax.annotate(f"{score:.3f}", (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
+    ax.set_yticks(range(len(scores)), scores.index)
+    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(min(0.5, scores["low"].min() - 0.02), 1.02))
+    return ax
+
+
+def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
+    """Draw training loss and validation macro-F1 by epoch and mark the epoch that is kept."""
+    ax = ax or plt.gca()
+    ax.plot(epochs.index, epochs["valid_macro_f1"], "o-", color=COLORS[0])
+    ax.annotate(
+        "validation macro-F1",
+        (epochs.index[-1], epochs["valid_macro_f1"].iloc[-1]),
+        xytext=(8, 0),
+        textcoords="offset points",
+        color=COLORS[0],
+        va="center",
+    )
+    ax.plot(epochs.index, epochs["train_loss"], "s--", color=COLORS[7])
+    ax.annotate(
+        "training loss",
+        (epochs.index[-1], epochs["train_loss"].iloc[-1]),
+        xytext=(8, 0),
+        textcoords="offset points",
+        color=COLORS[7],
+        va="center",
+    )
+    ax.axvline(best, color=COLORS[1], lw=1, ls=":")
+    top = ax.get_ylim()[1]
+    ax.annotate(f"kept: epoch {best}", (best, top), xytext=(4, -10), textcoords="offset points", color=COLORS[1])
+    ax.set_xticks(epochs.index)
+    ax.set(xlabel="epoch", ylim=(0, None))
+    return ax
+
+
+def trade_off(models: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw macro-F1 with its interval against latency in ms; a marker's area is the file's size.
+
+    `models` has one row per model: latency_ms, macro_f1, low, high, bytes.
+    """
+    ax = ax or plt.gca()
+    for name, row in models.iterrows():
+        color = MODEL_COLORS.get(name, COLORS[6])
+        ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
+        area = 900 * row["bytes"] / models["bytes"].max()
+        ax.scatter(row["latency_ms"], row["macro_f1"], s=area, color=color, alpha=0.6)
+        ax.annotate(
+            f"{name}\n{row['bytes'] / 1000:,.0f} kB",
+            (row["latency_ms"], row["macro_f1"]),
+            xytext=(14, -4),
+            textcoords="offset points",
+            color=color,
+        )
+    ax.set(xscale="log", xlabel="latency at batch 1, ms (median)", ylabel="macro-F1, test part", ylim=(None, 1.02))
+    return ax
