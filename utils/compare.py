@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import re
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -97,11 +99,44 @@ def _time_calls(batch_size: int, calls: int = 5) -> list[float]:
 
 
 def _peak_memory() -> float:
-    """Return the process's peak resident memory in MB."""
+    """Return this process's peak resident memory in MB."""
     if os.name == "nt":
         return psutil.Process().memory_info().peak_wset / 1e6
-    import resource
-    import sys
+    if sys.platform == "darwin":
+        import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Linux hands getrusage's peak down from the parent process; this one starts with the program
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
+
+
+def decide(
+    models: pd.DataFrame,
+    difference: tuple[float, float],
+    recall: pd.DataFrame,
+    minority: Sequence[str],
+    margin: float,
+) -> dict[str, str]:
+    """Say which file to ship and why, from the numbers alone.
+
+    INT8 ships only if it is smaller *and* not slower than ONNX *and* no worse: the lower end of the paired interval of
+    the macro-F1 `difference` is above −`margin`, and no minority class loses more recall than that. Otherwise ONNX
+    ships, or PyTorch, should that be faster. `models` has the rows pytorch, onnx, int8 with bytes and latency_ms
+    (median, one image), `recall` the classes as rows.
+    """
+    smaller = models["bytes"]["int8"] / models["bytes"]["onnx"]
+    slower = models["latency_ms"]["int8"] / models["latency_ms"]["onnx"]
+    lost = (recall["onnx"] - recall["int8"])[list(minority)]
+    objections = [
+        *([f"it is not smaller ({smaller:.0%} of ONNX)"] if smaller >= 1 else []),
+        *([f"it is slower ({slower:.2f} times ONNX's time for one image)"] if slower > 1 else []),
+        *([f"a loss of {-difference[0]:.3f} macro-F1 cannot be excluded"] if difference[0] < -margin else []),
+        *(f"{name} loses {loss:.1%} of its recall" for name, loss in lost.items() if loss > margin),
+    ]
+    if not objections:
+        return {
+            "ship": "int8",
+            "reason": f"{smaller:.0%} of ONNX's size, {slower:.2f} times its latency, no worse within {margin} macro-F1",
+        }
+    fastest = "onnx" if models["latency_ms"]["onnx"] <= models["latency_ms"]["pytorch"] else "pytorch"
+    return {"ship": fastest, "reason": "not INT8, since " + " and ".join(objections)}

@@ -37,12 +37,17 @@ def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
     return paths.map(group)
 
 
+def separable_groups(index: pd.DataFrame) -> pd.Series:
+    """Return each image's group, or the image alone where its class has fewer than three groups to spread."""
+    return index["group"].where(index.groupby("class")["group"].transform("nunique") >= 3, index["path"])
+
+
 def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
     """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
 
-    Each class gives one random group to test and one to valid; then every further group goes where most images are
-    still missing. A class of fewer than three groups cannot be split so: its images are split one by one, which leaks
-    (`count_leaks` says how much). Raises InputError when a class has fewer than three images.
+    Each class gives one random group to test and one to valid; then every further group goes where most images of the
+    class are missing, or, in a tie, most images of all. A class of fewer than three groups is split image by image,
+    which leaks (`count_leaks` says how much). Raises InputError when a class has fewer than three images.
     """
     counts = index["class"].value_counts()
     if counts.min() < 3:
@@ -51,26 +56,33 @@ def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
             f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
             "add images or remove the folder"
         )
-    groups = index["group"].where(index.groupby("class")["group"].transform("nunique") >= 3, index["path"])
-    generator = np.random.default_rng(seed)
+    groups = separable_groups(index)
     part_of_group: dict[str, str] = {}
+    missing_of_all = {part: share * len(index) for part, share in PARTS.items()}
+    generator = np.random.default_rng(seed)
     for name in counts.index[::-1]:
-        _assign_groups(groups[index["class"] == name], part_of_group, generator)
+        _assign_groups(groups[index["class"] == name], part_of_group, missing_of_all, generator)
     return groups.map(part_of_group).rename("split")
 
 
-def _assign_groups(groups: pd.Series, part_of_group: dict[str, str], generator: np.random.Generator) -> None:
+def _assign_groups(
+    groups: pd.Series,
+    part_of_group: dict[str, str],
+    missing_of_all: dict[str, float],
+    generator: np.random.Generator,
+) -> None:
     """Extend `part_of_group` by one class's groups; a group that another class has assigned stays where it is."""
     sizes = groups.value_counts(sort=False)
     missing = {part: share * len(groups) for part, share in PARTS.items()}
-    for group in sizes.index.intersection(list(part_of_group)):
-        missing[part_of_group[group]] -= sizes[group]
-    new = sizes.index.difference(list(part_of_group))
     first = ["test", "valid"]
-    for group in generator.permutation(new):
-        part = first.pop(0) if first else max(missing, key=missing.get)
-        part_of_group[group] = part
-        missing[part] -= sizes[group]
+    known = [group for group in sizes.index if group in part_of_group]
+    new = generator.permutation(sorted(set(sizes.index) - set(known)))
+    for group in [*known, *new]:
+        if group not in part_of_group:
+            fullest = max(missing, key=lambda part: (round(missing[part], 6), missing_of_all[part]))
+            part_of_group[group] = first.pop() if first else fullest
+        missing[part_of_group[group]] -= sizes[group]
+        missing_of_all[part_of_group[group]] -= sizes[group]
 
 
 def count_leaks(groups: pd.Series, split: pd.Series) -> int:
@@ -120,6 +132,12 @@ def evaluation_transform(preprocessing: dict) -> v2.Compose:
             v2.Normalize(preprocessing["mean"], preprocessing["std"]),
         ]
     )
+
+
+def to_pixels(image: Tensor, preprocessing: dict) -> np.ndarray:
+    """Undo the normalization for the eye: (3, S, S) → (S, S, 3) in [0, 1]."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    return (image * std + mean).clip(0, 1).permute(1, 2, 0).numpy()
 
 
 class ImageDataset(Dataset):

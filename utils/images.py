@@ -25,13 +25,13 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image below ``folder/<class>/`` once and tell good files from bad ones.
 
     Returns the index (path relative to `folder`, class, width, height, mode, sha256), sorted by path, and the refused
-    files (path, class, reason, sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are passed over,
+    files (path, class, reason, sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped,
     and so is what has no image's extension. Raises InputError, naming all at once, when a class is left without images.
     """
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
         rows = pool.map(lambda item: _describe(folder, *item), files)
-        table = pd.DataFrame(tqdm(rows, "decode", len(files), leave=False, disable=len(files) < 1000), columns=COLUMNS)
+        table = pd.DataFrame(tqdm(rows, "decode", len(files), leave=False), columns=COLUMNS)
     table = table.sort_values("path", ignore_index=True)
     good = table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True)
     refused = table.loc[table["reason"] != "", ["path", "class", "reason", "sha256"]].reset_index(drop=True)

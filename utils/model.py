@@ -69,6 +69,15 @@ def build_model(arch: str, num_classes: int | None = None) -> tuple[nn.Module, d
     return model.to(DEVICE), preprocessing
 
 
+def pretrained_classes(arch: str) -> list[str]:
+    """Name the classes that the pretrained network of `build_model` answers with."""
+    if arch == "conv_net":
+        return load_checkpoint(CHECKPOINTS / "conv_net.pth")["classes"]
+    from timm.data import ImageNetInfo
+
+    return ImageNetInfo().label_descriptions()
+
+
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Put a new, randomly initialised linear layer with `num_classes` outputs in place of the last one."""
     old = model.get_classifier()

@@ -18,25 +18,35 @@ def cpu_info() -> dict:
     return {"name": found.get("cpu_name", ""), "architecture": found.get("architecture", ""), "vnni": vnni}
 
 
-def quantization_types(cpu: dict) -> dict:
-    """Choose the types for `quantize_static` by CPU, as ONNX Runtime's documentation advises.
+def candidate_recipes(cpu: dict) -> dict[str, dict]:
+    """Name the options of `quantize_static` that suit a CPU: the best choice first, the library's default last.
 
-    x86 wants unsigned activations and signed weights; without VNNI its 16-bit sums overflow, so weights keep 7 bits
-    (`reduce_range`). ARM wants both signed.
+    As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
+    bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed. One scale per output channel of the
+    weights is closer than one per tensor, and no slower.
     """
     x86 = cpu["architecture"].lower() in {"x86_64", "amd64", "x86"}
+    default = _recipe(QuantType.QInt8, per_channel=False)
+    signed = _recipe(QuantType.QInt8)
+    unsigned, seven_bits = _recipe(QuantType.QUInt8), _recipe(QuantType.QUInt8, reduce_range=True)
+    x86_order = [unsigned, seven_bits] if cpu["vnni"] else [seven_bits, unsigned]
+    order = [*x86_order, signed, default] if x86 else [signed, unsigned, default]
+    return {_recipe_name(**recipe): recipe for recipe in order}
+
+
+def _recipe(activation_type: QuantType, per_channel: bool = True, reduce_range: bool = False) -> dict:
     return {
-        "activation_type": QuantType.QUInt8 if x86 else QuantType.QInt8,
+        "activation_type": activation_type,
         "weight_type": QuantType.QInt8,
-        "reduce_range": x86 and not cpu["vnni"],
+        "per_channel": per_channel,
+        "reduce_range": reduce_range,
     }
 
 
-def recipe_name(types: dict, per_channel: bool) -> str:
-    """Name a recipe in the field's short form, such as ``U8S8 QDQ per-channel reduce-range``."""
-    both = types["activation_type"], types["weight_type"]
-    letters = "".join("U8" if each == QuantType.QUInt8 else "S8" for each in both)
-    return " ".join([letters, "QDQ", *["per-channel"] * per_channel, *["reduce-range"] * types["reduce_range"]])
+def _recipe_name(activation_type: QuantType, weight_type: QuantType, per_channel: bool, reduce_range: bool) -> str:
+    """Write a recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
+    letters = "".join("U8" if each == QuantType.QUInt8 else "S8" for each in (activation_type, weight_type))
+    return " ".join([letters, *["per-channel"] * per_channel, *["reduce-range"] * reduce_range])
 
 
 def pre_process(source: Path, target: Path) -> None:
