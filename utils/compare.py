@@ -1,5 +1,7 @@
 """One interface for every model file, and a latency protocol that is the same for all."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import re
@@ -9,13 +11,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import psutil
-from tqdm.auto import tqdm
 
 from utils.config import SEED, THREADS, InputError, relative
+
+if TYPE_CHECKING:  # processes that are timed import this module and must stay small
+    import pandas as pd
 
 BATCH = 64  # images per call when only the answers matter
 
@@ -28,7 +31,7 @@ class Predictor:
 
     def __init__(self, path: Path, threads: int = THREADS):
         if path.suffix == ".onnx":
-            from utils.export import open_session, read_metadata
+            from utils.session import open_session, read_metadata
 
             session = open_session(path, threads)
             self.details = read_metadata(session)
@@ -65,6 +68,9 @@ def measure_latency(
     round visits them in a new random order, so that noise of the machine hits all alike. Returns one row per model and
     batch size: p50, p90, p99 in ms per call, and the process's peak memory in MB.
     """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
     generator = np.random.default_rng(SEED)
     times: dict[tuple[str, int], list[float]] = {(name, size): [] for size in batch_sizes for name in paths}
     with ExitStack() as stack:
@@ -74,6 +80,8 @@ def measure_latency(
             name: stack.enter_context(ProcessPoolExecutor(1, context, _start_worker, (path, images, threads)))
             for name, path in paths.items()
         }
+        for started in [worker.submit(_time_calls, 1) for worker in workers.values()]:
+            started.result()  # all load at the same time, and none while another is timed
         for _ in tqdm(range(rounds), "latency", leave=False):
             for name, size in generator.permutation(np.array(list(times), dtype=object)):
                 times[name, size] += workers[name].submit(_time_calls, size).result()
@@ -101,6 +109,8 @@ def _time_calls(batch_size: int, calls: int = 5) -> list[float]:
 def _peak_memory() -> float:
     """Return this process's peak resident memory in MB."""
     if os.name == "nt":
+        import psutil
+
         return psutil.Process().memory_info().peak_wset / 1e6
     if sys.platform == "darwin":
         import resource
@@ -136,7 +146,7 @@ def decide(
     if not objections:
         return {
             "ship": "int8",
-            "reason": f"{smaller:.0%} of ONNX's size, {slower:.2f} times its latency, no worse within {margin} macro-F1",
+            "reason": f"{smaller:.0%} of ONNX's size, {slower:.2f} of its latency, no worse within {margin} macro-F1",
         }
     fastest = "onnx" if models["latency_ms"]["onnx"] <= models["latency_ms"]["pytorch"] else "pytorch"
     return {"ship": fastest, "reason": "not INT8, since " + " and ".join(objections)}

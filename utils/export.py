@@ -1,4 +1,4 @@
-"""torch → ONNX: metadata, reading back, and proof that both give the same answers."""
+"""torch → ONNX: metadata, and proof that both give the same answers."""
 
 import json
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pandas as pd
 import torch
 from torch import nn
 
-from utils.config import THREADS, InputError, likely_cause, relative
+from utils.config import InputError, relative
+from utils.session import open_session
 
 
 def write_metadata(path: Path, **metadata) -> None:
@@ -21,27 +21,6 @@ def write_metadata(path: Path, **metadata) -> None:
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-
-
-def open_session(path: Path, threads: int = THREADS) -> ort.InferenceSession:
-    """Open an ONNX file on the CPU, with threads that sleep when idle; raises InputError when it cannot be read."""
-    if not path.exists():
-        raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # threads that spin while they wait slow down whatever else the process runs
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ORT's exceptions share no base class
-        reason = str(error).split(" : ")[-1]
-        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
-
-
-def read_metadata(session: ort.InferenceSession) -> dict:
-    """Read what `write_metadata` stored."""
-    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 @torch.inference_mode()

@@ -47,8 +47,8 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     rows = -(-len(images) // columns)
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(position, columns)
-        ax.imshow(image, extent=(column + 0.03, column + 0.97, row + 0.97, row + 0.15))
-        ax.text(column + 0.5, row + 0.13, title, ha="center", va="bottom", fontsize=8)
+        ax.imshow(image, extent=(column + 0.08, column + 0.92, row + 0.98, row + 0.14))
+        ax.text(column + 0.5, row + 0.12, title, ha="center", va="bottom", fontsize=8)
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
     ax.axis("off")
     return ax
@@ -117,10 +117,9 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
         va="center",
     )
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
-    top = ax.get_ylim()[1]
-    ax.annotate(f"kept: epoch {best}", (best, top), xytext=(4, -10), textcoords="offset points", color=COLORS[1])
+    ax.annotate(f"kept: epoch {best}", (best, 0), xytext=(4, 4), textcoords="offset points", color=COLORS[1])
     ax.set_xticks(epochs.index)
-    ax.set(xlabel="epoch", ylim=(0, None))
+    ax.set(xlabel="epoch", ylim=(0, 1.1 * max(1, epochs["train_loss"].max())))
     return ax
 
 
@@ -138,9 +137,10 @@ def trade_off(models: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(
             f"{name}\n{row['bytes'] / 1000:,.0f} kB",
             (row["latency_ms"], row["macro_f1"]),
-            xytext=(14, -4),
+            xytext=(20, -6),
             textcoords="offset points",
             color=color,
         )
-    ax.set(xscale="log", xlabel="latency at batch 1, ms (median)", ylabel="macro-F1, test part", ylim=(None, 1.02))
+    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(None, 1.02))
+    ax.set_xlim(0, 1.35 * models["latency_ms"].max())
     return ax

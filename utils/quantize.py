@@ -1,14 +1,16 @@
 """INT8 for the CPU at hand."""
 
+import platform
 from collections import Counter
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from utils.config import whole_file
+from utils.config import THREADS, whole_file
 
 
 def cpu_info() -> dict:
@@ -16,6 +18,12 @@ def cpu_info() -> dict:
     found = torch.cpu.get_capabilities()
     vnni = any(found.get(flag, False) for flag in ("avx512_vnni", "avx_vnni"))
     return {"name": found.get("cpu_name", ""), "architecture": found.get("architecture", ""), "vnni": vnni}
+
+
+def machine_info() -> dict:
+    """Describe what the numbers were measured on: CPU, system, threads, versions."""
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    return cpu_info() | {"system": platform.platform(), "threads": THREADS} | versions
 
 
 def candidate_recipes(cpu: dict) -> dict[str, dict]:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from utils.config import whole_file
 
 
@@ -17,6 +19,25 @@ def update_report(run: Path, section: str, values: dict) -> None:
     report = read_report(run) | {section: values}
     with whole_file(run / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+
+
+def model_entries(summary: pd.DataFrame, latency: pd.DataFrame) -> dict:
+    """Shape the comparison for the report.
+
+    `summary` has a row per model: score, low, high, bytes, peak_rss_mb; `latency` a row per model and batch: p50, p90,
+    p99 in ms.
+    """
+    entries = {}
+    for name, row in summary.iterrows():
+        times = latency[latency["model"] == name].set_index("batch")[["p50", "p90", "p99"]]
+        entries[name] = {
+            "macro_f1": row["score"],
+            "ci95": [row["low"], row["high"]],
+            "bytes": int(row["bytes"]),
+            "latency_ms": times.to_dict("index"),
+            "peak_rss_mb": row["peak_rss_mb"],
+        }
+    return entries
 
 
 def write_model_card(run: Path) -> None:

@@ -65,7 +65,7 @@ def cross_validate(
     index: pd.DataFrame,
     groups: pd.Series,
     image_set: Callable[..., ImageDataset],
-    build: Callable[[], nn.Module],
+    build: Callable[[], tuple[nn.Module, dict]],
     folds: int,
     seed: int = SEED,
     **recipe,
@@ -73,8 +73,8 @@ def cross_validate(
     """Predict every image by a network that saw neither it nor its group; → out-of-fold logits (N, C).
 
     In each round one fold is predicted, the next one chooses the epoch, and the rest is trained on. `image_set(part,
-    training=False)` makes a Dataset of rows of `index`, `build()` a fresh network, `recipe` goes to `fine_tune`. There
-    are fewer folds where a class has fewer groups.
+    training=False)` makes a Dataset of rows of `index`, `build()` a fresh network and its preprocessing, `recipe` goes
+    to `fine_tune`. There are fewer folds where a class has fewer groups.
     """
     folds = min(folds, groups.groupby(index["class"]).nunique().min())
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -85,7 +85,7 @@ def cross_validate(
         valid = tests[fold - 1]
         train_set = image_set(index.drop(index.index[np.concatenate([test, valid])]), training=True)
         valid_loader = make_loader(image_set(index.iloc[valid]), batch_size=64)
-        model = fine_tune(build(), train_set, valid_loader, **recipe)
+        model = fine_tune(build()[0], train_set, valid_loader, **recipe)
         predicted, _ = predict(model, make_loader(image_set(index.iloc[test]), batch_size=64))
         logits |= dict(zip(test, predicted, strict=True))
     return np.stack([logits[position] for position in range(len(index))])

@@ -1,0 +1,29 @@
+"""An ONNX file, opened; imports neither torch nor pandas, so that a process that only runs the file stays small."""
+
+import json
+from pathlib import Path
+
+import onnxruntime as ort
+
+from utils.config import THREADS, InputError, likely_cause, relative
+
+
+def open_session(path: Path, threads: int = THREADS) -> ort.InferenceSession:
+    """Open an ONNX file on the CPU, with threads that sleep when idle; raises InputError when it cannot be read."""
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # threads that spin while they wait slow down whatever else the process runs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exceptions share no base class
+        reason = str(error).split(" : ")[-1]
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
+
+
+def read_metadata(session: ort.InferenceSession) -> dict:
+    """Read what `write_metadata` stored."""
+    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
