@@ -18,8 +18,8 @@ SIZE = 100  # px, the size of Fruits-360
 OVERSAMPLING = 2  # rendered larger and reduced, so that a box filter (deterministic across threads) does not alias
 SAMPLES = 49  # per rendered pixel: noise below that of JPEG
 ROWS, COLUMNS = 220, 440  # of the body's grid: one vertex is about half a pixel
-FRUITS = {"apple": (127, 18), "cherry": (127, 18), "tomato": (50, 12)}  # images, individual fruits
-RAINIER = 0.055  # share of the cherries that are yellow under a red blush
+FRUITS = {"apple": (127, 16), "cherry": (127, 16), "tomato": (50, 10)}  # images, individual fruits
+RAINIER = 0.12  # share of the cherries that are yellow under a red blush
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -216,13 +216,16 @@ def paint_cherry(rng: Generator, ripeness: float) -> Array:
     """Color a cherry's skin (N, 3): yellow under a red blush, bright red, or nearly black, with a suture line."""
     theta, phi, direction = sphere()
     rainier = ripeness < RAINIER
-    reds = np.transpose([[0.56, 0.04, 0.08], [0.46, 0.03, 0.08], [0.34, 0.02, 0.06], [0.19, 0.02, 0.04]])
-    ground = np.array([np.interp(ripeness, [0.05, 0.25, 0.55, 1], channel) for channel in reds])
+    reds = np.transpose([[0.64, 0.05, 0.09], [0.50, 0.03, 0.08], [0.36, 0.02, 0.06], [0.19, 0.02, 0.04]])
+    ground = np.array([np.interp(ripeness, [0.1, 0.3, 0.6, 1], channel) for channel in reds])
     ground = np.array([0.98, 0.80, 0.45]) if rainier else ground
     mottle = 0.04 * waves(direction, rng, 3) + 0.03 * waves(direction, rng, 12)
     skin = ground * (1 + rng.uniform(0.5, 1.5) * mottle[:, None])
     sunny = direction @ rng.normal(size=3) + 0.8 * waves(direction, rng, 1.2) + 0.1 * waves(direction, rng, 9)
-    skin = mix(skin, [0.82, 0.17, 0.12] if rainier else ground * 0.6, rng.uniform(0.5, 0.9) * ramp(sunny, -0.8, 1.6))
+    if rainier:
+        skin = mix(skin, [0.78, 0.13, 0.12], rng.uniform(0.85, 0.98) * ramp(sunny, -1.8, 0.6))
+    else:
+        skin = mix(skin, ground * 0.6, rng.uniform(0.5, 0.9) * ramp(sunny, -0.8, 1.6))
     turn = np.angle(np.exp(1j * phi)) * np.sin(theta)
     line = bump(turn, 0, 0.035) * ramp(theta, 0.1, 0.5) * (np.abs(phi - np.pi) > 1)
     skin = mix(skin, skin * [0.7, 0.5, 0.5] + [0.06, 0.02, 0.02], rng.uniform(0.3, 0.9) * line)
@@ -310,7 +313,7 @@ def light_room(rng: Generator) -> Array:
     towards = np.stack(
         [np.sin(polar) * np.sin(azimuth), np.cos(polar), -np.sin(polar) * np.cos(azimuth)], axis=-1
     )  # Mitsuba's layout of an environment map
-    room = rng.uniform(0.06, 0.14) * (1 + 0.8 * towards[..., 1:2]) * np.array([1, 0.96, 0.9])
+    room = rng.uniform(0.12, 0.22) * (1 + 0.8 * towards[..., 1:2]) * np.array([1, 0.96, 0.9])
     for share in (1, rng.uniform(0.1, 0.5))[: rng.integers(1, 3)]:
         frame = rotation(1, rng.uniform(-1, 1)) @ rotation(0, -rng.uniform(0.1, 1.1))
         right, up, depth = np.moveaxis(towards @ frame, -1, 0)

@@ -40,16 +40,20 @@ def model_entries(summary: pd.DataFrame, latency: pd.DataFrame) -> dict:
     return entries
 
 
+def result_table(models: dict) -> str:
+    """Write the report's models as a Markdown table."""
+    rows = ["| model | test macro-F1 (95 % interval) | kB | ms for one image |", "|---|---|---|---|"]
+    for name, each in models.items():
+        score = f"{each['macro_f1']:.3f} ({each['ci95'][0]:.3f} to {each['ci95'][1]:.3f})"
+        latency = next(iter(each["latency_ms"].values()))["p50"]
+        rows.append(f"| {name} | {score} | {each['bytes'] / 1000:,.0f} | {latency:.2f} |")
+    return "\n".join(rows)
+
+
 def write_model_card(run: Path) -> None:
     """Write ``MODEL_CARD.md`` in the Hugging Face form, from ``report.json`` alone, so the two cannot disagree."""
     report = read_report(run)
     dataset, train, comparison = report["dataset"], report["train"], report["comparison"]
-    models = comparison["models"]
-    rows = [
-        f"| {name} | {each['macro_f1']:.3f} ({each['ci95'][0]:.3f} to {each['ci95'][1]:.3f}) "
-        f"| {each['bytes'] / 1000:,.0f} | {next(iter(each['latency_ms'].values()))['p50']:.2f} |"
-        for name, each in models.items()
-    ]
     series = dataset["series"]
     card = f"""---
 library_name: onnx
@@ -65,9 +69,7 @@ Trained on {dataset["split"]["train"]} of {dataset["images"]} images in {dataset
 Out-of-fold macro-F1 of the recipe {train["oof_macro_f1"]:.3f}, 95 % interval {train["oof_macro_f1_ci95"][0]:.3f} to
 {train["oof_macro_f1_ci95"][1]:.3f}.
 
-| model | test macro-F1 (95 % interval) | kB | ms for one image |
-|---|---|---|---|
-{chr(10).join(rows)}
+{result_table(comparison["models"])}
 
 INT8 gives ONNX's answer on {comparison["agreement"]:.1%} of all images; on the test part it fixes
 {comparison["flips"]["fixed"]} and breaks {comparison["flips"]["broken"]} (McNemar p = {comparison["mcnemar_p"]:.2f}).

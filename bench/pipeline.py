@@ -1,0 +1,61 @@
+"""Seconds and peak memory of each notebook: python bench/pipeline.py [run.py's options].
+
+Every notebook runs in a fresh process tree, as with run.py; memory is the tree's largest sum of resident sets, sampled
+ten times a second. The first pass warms the disk cache and is not counted.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import run  # noqa: E402
+
+RUN_ONE = "import run, sys; sys.exit(run.execute(sys.argv[1], {settings!r}, run.ROOT / 'runs' / 'bench.ipynb'))"
+
+
+def main() -> None:
+    """Print a table of notebooks."""
+    arguments = run.parse_arguments()
+    settings = {"NAME": "bench"} | run.read_settings(arguments)
+    (ROOT / "runs").mkdir(exist_ok=True)
+    total = 0.0
+    print(f"{'notebook':16}{'seconds':>9}{'peak MB':>9}")
+    for counted in (False, True):
+        for name in run.NOTEBOOKS:
+            seconds, peak = measure([sys.executable, "-c", RUN_ONE.format(settings=settings), name])
+            if counted:
+                total += seconds
+                print(f"{name:16}{seconds:9.1f}{peak / 1e6:9.0f}", flush=True)
+    print(f"{'all':16}{total:9.1f}")
+
+
+def measure(command: list[str]) -> tuple[float, int]:
+    """Run a command and return its seconds and the peak resident bytes of its process tree."""
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, cwd=ROOT)
+    while process.poll() is None:
+        peak = max(peak, resident(psutil.Process(process.pid)))
+        time.sleep(0.1)
+    if process.returncode:
+        sys.exit(f"{command[-1]} failed")
+    return time.perf_counter() - started, peak
+
+
+def resident(process: psutil.Process) -> int:
+    """Sum the resident bytes of a process and its descendants."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue  # ended since it was listed
+    return total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "tests")
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what a clone holds: no environment, no results."""
+    shutil.copytree(ROOT, target, ignore=LEFT_BEHIND)
+    (target / "checkpoints").mkdir()
+    for name in ("conv_net.pth", "conv_net.pth.sha256"):
+        shutil.copy(ROOT / "checkpoints" / name, target / "checkpoints")
+    return target
+
+
+def run_py(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Call the project's run.py as a user would, from another folder, in the interpreter at hand."""
+    command = [sys.executable, project / "run.py", "--no-venv", *arguments]
+    return subprocess.run(
+        command, cwd=project.parent, env=os.environ | environment, capture_output=True, encoding="utf-8"
+    )
+
+
+def read_report(project: Path, name: str = "") -> dict:
+    return json.loads((project / "checkpoints" / name / "report.json").read_text(encoding="utf-8"))
+
+
+def photo(generator: np.random.Generator, color: tuple[int, int, int]) -> Image.Image:
+    """Draw a blob of about this color on white, 60×60."""
+    y, x = np.mgrid[:60, :60]
+    center, radius = generator.uniform(24, 36, 2), generator.uniform(14, 24)
+    inside = np.hypot(y - center[0], x - center[1]) < radius
+    noise = generator.normal(0, 25, (60, 60, 3))
+    pixels = np.where(inside[..., None], np.array(color) + noise, 255)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def fill_folder(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """Make a folder of images per class; each class has a color of its own."""
+    generator = np.random.default_rng(seed)
+    colors = [(200, 40, 40), (60, 160, 60), (60, 60, 190), (190, 170, 40)]
+    for color, (name, count) in zip(colors, counts.items(), strict=False):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            photo(generator, color).save(folder / name / f"{number:03d}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in a path with Hangul and a space."""
+    return copy_project(tmp_path_factory.mktemp("내 문서") / "과일 분류")

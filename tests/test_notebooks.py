@@ -1,0 +1,53 @@
+"""The notebooks as they are committed: executed, clean, and short enough to read."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+NAMES = ["EDA", "train", "onnx_quant", "compare_models"]
+
+
+@pytest.fixture(params=NAMES)
+def notebook(request) -> dict:
+    return json.loads((ROOT / f"{request.param}.ipynb").read_text(encoding="utf-8"))
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def outputs(notebook: dict) -> list[dict]:
+    return [output for cell in code_cells(notebook) for output in cell["outputs"]]
+
+
+def test_executed_from_top_to_bottom(notebook):
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_outputs_are_clean(notebook):
+    kinds = {(output["output_type"], output.get("name")) for output in outputs(notebook)}
+    assert not {kind for kind in kinds if "error" in kind or "stderr" in kind}
+    text = json.dumps(notebook)
+    assert "widget-view" not in text and "widgets" not in notebook["metadata"]
+    assert not re.search(r"/home/|/root/|/Users/|C:\\\\Users", text)
+
+
+def test_has_plots_and_stays_small(notebook):
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 2
+    assert len(json.dumps(notebook)) < 1_500_000
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_cells_are_short(notebook):
+    lengths = sorted(len([line for line in cell["source"] if line.strip()]) for cell in code_cells(notebook))
+    assert lengths[len(lengths) // 2] <= 6
+    assert lengths[-1] <= 20
+
+
+def test_settings_stand_in_one_cell_with_their_reasons(notebook):
+    (cell,) = [cell for cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    for line in cell["source"]:
+        assert re.fullmatch(r"[A-Z_]+ = .+  # .+\n?", line), line

@@ -1,0 +1,153 @@
+"""The four notebooks, end to end, as a user runs them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, copy_project, fill_folder, read_report, run_py
+
+COUNTS = {"사과": 24, "cherry pie": 24, "tomato": 9}
+SMALL = ["-p", "EPOCHS=2", "-p", "FOLDS=3", "-p", "GROUPS="]
+# the embedded data, and real photos where a copy of them lies beside the project
+DATA_SETS = [ROOT / "data" / "train", ROOT.parent / "shared" / "data" / "fruits360" / "train"]
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of someone's own, with what is found in such folders."""
+    folder = fill_folder(tmp_path_factory.mktemp("photos") / "내 사진", COUNTS)
+    good = (folder / "tomato" / "000.jpg").read_bytes()
+    (folder / "tomato" / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "사과" / "notes.jpg").write_text("not an image")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "000-checkpoint.jpg").write_bytes(good)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(project, photos):
+    before = fingerprint(photos)
+    done = run_py(project, "--data", str(photos), "--name", "mine", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fingerprint(photos) == before, "the data folder was changed"
+    return done
+
+
+def test_prints_a_line_per_notebook_a_table_and_a_verdict(result):
+    lines = result.stdout.splitlines()
+    for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Ship"):
+        assert any(line.startswith(name) for line in lines), f"no line for {name} in\n{result.stdout}"
+
+
+def test_names_all_bad_files_and_uses_the_good_ones(project, result):
+    dataset = read_report(project, "mine")["dataset"]
+    assert {bad["path"] for bad in dataset["refused"]} == {"tomato/cut.jpg", "사과/notes.jpg"}
+    assert all(f"refused: {bad['path']}: {bad['reason']}" in result.stdout for bad in dataset["refused"])
+    assert dataset["classes"] == COUNTS
+    assert dataset["minority"] == ["tomato"]
+
+
+def test_report_has_what_others_rely_on(project, result):
+    report = read_report(project, "mine")
+    keys = {
+        "dataset": "images classes refused groups random_split_leaks leaks separability minority split",
+        "train": "arch best_epoch valid_macro_f1 test_macro_f1 test_macro_f1_ci95 oof_macro_f1 oof_macro_f1_ci95 "
+        "per_class seconds",
+        "quantization": "parity_max_abs_diff cpu recipe candidates leak_delta",
+        "comparison": "models agreement flips mcnemar_p macro_f1_delta_ci95 verdict machine",
+    }
+    for section, names in keys.items():
+        assert set(names.split()) <= set(report[section]), section
+    assert report["dataset"]["images"] == sum(report["dataset"]["split"].values()) == sum(COUNTS.values())
+    assert report["quantization"]["parity_max_abs_diff"] <= 1e-4
+    for model in report["comparison"]["models"].values():
+        assert model["ci95"][0] <= model["macro_f1"] <= model["ci95"][1]
+        assert model["latency_ms"]["1"]["p50"] <= model["latency_ms"]["1"]["p99"]
+
+
+def test_checkpoint_can_be_opened_by_anyone(project, result):
+    checkpoint = torch.load(project / "checkpoints" / "mine" / "fine_tuned_conv_net.pth", weights_only=True)
+    assert checkpoint["arch"] == "conv_net"
+    assert checkpoint["classes"] == sorted(COUNTS)
+    assert {"state_dict", "preprocessing", "split_hash", "metrics", "format_version"} <= set(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["conv_net.onnx", "conv_net_int8.onnx"])
+def test_onnx_file_takes_any_batch_and_explains_itself(project, result, name):
+    path = project / "checkpoints" / "mine" / name
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 7):
+        (logits,) = session.run(["output"], {"input": np.zeros((batch, 3, 64, 64), np.float32)})
+        assert logits.shape == (batch, 3)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == sorted(COUNTS)
+    assert json.loads(metadata["preprocessing"])["image_size"] == 64
+
+
+def test_second_run_gives_the_same_numbers(project, photos, result):
+    def numbers():
+        report = read_report(project, "mine")
+        del report["train"]["seconds"]
+        models = report["comparison"]["models"].values()
+        return [
+            report["dataset"],
+            report["train"],
+            [{key: each[key] for key in ("recipe", "agreement")} for each in report["quantization"]["candidates"]],
+            report["quantization"]["leak_delta"],
+            report["comparison"]["agreement"],
+            [(model["macro_f1"], model["ci95"], model["bytes"]) for model in models],
+        ]
+
+    first = numbers()
+    weights = (project / "checkpoints" / "mine" / "conv_net_int8.onnx").read_bytes()
+    # from another folder, with an encoding that cannot write Hangul
+    done = run_py(project, "--data", str(photos), "--name", "mine", *SMALL, LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert numbers() == first
+    assert (project / "checkpoints" / "mine" / "conv_net_int8.onnx").read_bytes() == weights
+
+
+@pytest.mark.parametrize("data", [folder for folder in DATA_SETS if folder.is_dir()], ids=lambda path: path.parts[-2])
+def test_fruit_is_told_apart_and_survives_int8(project, data):
+    done = run_py(project, "--data", str(data), "--name", data.parts[-2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = read_report(project, data.parts[-2])
+    assert report["dataset"]["classes"] == {"apple": 127, "cherry": 127, "tomato": 50}
+    assert report["dataset"]["minority"] == ["tomato"]
+    assert report["train"]["oof_macro_f1"] > 0.7
+    assert report["quantization"]["parity_max_abs_diff"] <= 1e-4
+    assert report["comparison"]["agreement"] >= 0.98
+    if report["dataset"]["series"]:  # one fruit per class: a perfect score, and the words that put it in its place
+        assert report["train"]["test_macro_f1"] == 1.0
+        assert "These scores prove little" in done.stdout
+    else:
+        assert report["dataset"]["leaks"] == 0 < report["dataset"]["random_split_leaks"]
+
+
+def test_changed_data_stops_the_later_notebooks(tmp_path, photos):
+    project = copy_project(tmp_path / "project")
+    data = fill_folder(tmp_path / "data", {"a": 9, "b": 9})
+    assert run_py(project, "--data", str(data), "--name", "x", *SMALL).returncode == 0
+    (data / "a" / "000.jpg").write_bytes((data / "b" / "000.jpg").read_bytes())
+    (data / "a" / "001.jpg").unlink()
+    notebook = json.loads((project / "train.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    script = "\n".join(code[:2] + [f"DATA, NAME = {str(data)!r}, 'x'"] + code[2:4])
+    (project / "first_cells.py").write_text(script, encoding="utf-8")
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "first_cells.py"], cwd=project, capture_output=True, encoding="utf-8")
+    assert "missing: a/001.jpg; changed: a/000.jpg" in done.stderr
+    assert "run EDA.ipynb again" in done.stderr

@@ -1,0 +1,90 @@
+"""run.py when something is wrong: one sentence that names the thing and the next step."""
+
+import sys
+
+import pytest
+from conftest import ROOT, copy_project, fill_folder, run_py
+
+sys.path.insert(0, str(ROOT))
+import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "no/such/folder"], "--data no/such/folder: no such folder. Give one that holds a folder of images"),
+        (["--data", ".", "--name", "../elsewhere"], "--name ../elsewhere: a plain name is needed"),
+        (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ARCH, BATCH_SIZE"),
+    ],
+)
+def test_option_that_makes_no_sense(project, arguments, sentence):
+    done = run_py(project, *arguments)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_empty_class_stops_before_training_and_lists_all_bad_files(project, tmp_path):
+    data = fill_folder(tmp_path / "data", {"apple": 6, "plum": 1})
+    (data / "plum" / "000.jpg").write_bytes(b"")
+    (data / "apple" / "page.jpg").write_text("<!doctype html>")
+    done = run_py(project, "--data", str(data), "--name", "empty_class")
+    assert done.returncode == 1
+    assert "class folder plum has no readable image" in done.stderr
+    assert "plum/000.jpg: not an image; it is empty (0 bytes)" in done.stderr
+    assert "apple/page.jpg: not an image; it is a web page" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "checkpoints" / "empty_class" / "split.csv").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_damaged_pretrained_weights(tmp_path, damage):
+    project = copy_project(tmp_path / "project")
+    path = project / "checkpoints" / "conv_net.pth"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    {
+        "missing": path.unlink,
+        "cut": lambda: path.write_bytes(content[:5000]),
+        "flipped": lambda: path.write_bytes(content),
+    }[damage]()
+    done = run_py(project)
+    assert done.returncode == 1
+    assert "checkpoints/conv_net.pth" in done.stderr
+    assert "git checkout checkpoints/conv_net.pth" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
+    data = fill_folder(tmp_path / "data", {"apple": 6, "plum": 6})
+    done = run_py(project, "--data", str(data), "--name", "fault", "-p", "SEED='seven'")
+    assert done.returncode == 1
+    assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
+
+
+@pytest.fixture
+def small_set_up(tmp_path, monkeypatch):
+    """run.py's set-up with a lock that names no package."""
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / ".venv" / run.VENV_PYTHON.relative_to(run.VENV))
+    monkeypatch.setattr(run, "LOCK", tmp_path / "requirements.txt")
+    run.LOCK.write_text("# nothing\n")
+
+
+def test_set_up_once_and_again_after_the_lock_changed(small_set_up):
+    run.set_up([])
+    (run.VENV / "witness").touch()
+    run.set_up([])
+    assert (run.VENV / "witness").exists(), "set up twice"
+    run.LOCK.write_text("# nothing, in other words\n")
+    run.set_up([])
+    assert not (run.VENV / "witness").exists(), "an environment of another lock was kept"
+
+
+def test_interrupted_set_up_is_mended(small_set_up):
+    run.LOCK.write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
+    with pytest.raises(SystemExit, match="the installation failed"):
+        run.set_up([])
+    run.LOCK.write_text("# nothing\n")
+    run.set_up([])
+    assert run.VENV_PYTHON.exists() and (run.VENV / "installed.json").exists()
