@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,9 +147,6 @@ def test_changed_data_stops_the_later_notebooks(tmp_path, photos):
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     script = "\n".join(code[:2] + [f"DATA, NAME = {str(data)!r}, 'x'"] + code[2:4])
     (project / "first_cells.py").write_text(script, encoding="utf-8")
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "first_cells.py"], cwd=project, capture_output=True, encoding="utf-8")
     assert "missing: a/001.jpg; changed: a/000.jpg" in done.stderr
     assert "run EDA.ipynb again" in done.stderr

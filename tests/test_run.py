@@ -1,11 +1,8 @@
 """run.py when something is wrong: one sentence that names the thing and the next step."""
 
-import sys
-
 import pytest
-from conftest import ROOT, copy_project, fill_folder, run_py
+from conftest import copy_project, fill_folder, run_py
 
-sys.path.insert(0, str(ROOT))
 import run
 
 
@@ -65,8 +62,8 @@ def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
 @pytest.fixture
 def small_set_up(tmp_path, monkeypatch):
     """run.py's set-up with a lock that names no package."""
+    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / run.VENV_PYTHON.relative_to(run.ROOT))
     monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / ".venv" / run.VENV_PYTHON.relative_to(run.VENV))
     monkeypatch.setattr(run, "LOCK", tmp_path / "requirements.txt")
     run.LOCK.write_text("# nothing\n")
 

@@ -16,6 +16,7 @@ from utils.images import list_images, read_image
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
 REFUSED = "refused"
+MANIFEST = ["path", "class", "group", "sha256", "split"]
 
 
 def minority_classes(labels: pd.Series) -> list[str]:
@@ -95,7 +96,7 @@ def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
     """Write the manifest: every image with class, group, sha256 and part; refused files are listed as such."""
     rows = pd.concat([index, refused.assign(split=REFUSED)])
     with whole_file(path) as temporary:
-        rows[["path", "class", "group", "sha256", "split"]].to_csv(temporary, index=False, lineterminator="\n")
+        rows[MANIFEST].to_csv(temporary, index=False, lineterminator="\n")
 
 
 def load_index(path: Path, folder: Path) -> pd.DataFrame:
@@ -105,7 +106,10 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
     """
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
-    index = pd.read_csv(path, keep_default_na=False)
+    try:  # all is text: a class may be called 01
+        index = pd.read_csv(path, keep_default_na=False, dtype=str, usecols=MANIFEST)
+    except ValueError as error:
+        raise InputError(f"{relative(path)} cannot be read ({error}): run EDA.ipynb again") from None
     on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
     known = set(index["path"])
     problems = [f"missing: {name}" for name in sorted(known - set(on_disk))]

@@ -1,8 +1,8 @@
 """The one way to find and open an image."""
 
+import math
 import os
 import unicodedata
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from utils.config import THREADS, InputError, likely_cause, relative, sha256
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "reason"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
+PARTS_OF_A_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing"}
 LAYOUT = "expected one folder per class with images in it, as in data/train/apple/*.jpg"
 
 
@@ -52,22 +53,23 @@ def read_image(path: Path) -> Image.Image:
     the reason when the file cannot be decoded completely.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        with Image.open(path) as image:
+            # Pillow only warns up to twice its limit, and catching a warning is not safe in threads
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
         raise InputError(f"{relative(path)}: not an image; {likely_cause(path)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # Pillow's plugins raise all of these
+    except Exception as error:  # Pillow's plugins raise all kinds
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; convert it to 8 or 16 bits")
+    if image.mode in ("F", "I"):
+        raise ValueError("32-bit pixels have no agreed range; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -83,11 +85,15 @@ def _describe(folder: Path, class_name: str, path: Path) -> tuple:
         with Image.open(path) as image:
             return name, class_name, width, height, image.mode, sha256(path), ""
     except InputError as error:
-        return name, class_name, 0, 0, "", sha256(path), str(error).split(": ", 1)[1]
+        return name, class_name, 0, 0, "", sha256(path), str(error).removeprefix(f"{relative(path)}: ")
 
 
 def _visible(entry: os.DirEntry) -> bool:
     return not entry.name.startswith(".") and entry.name not in SYSTEM_NAMES
+
+
+def _leads_back(folder: Path, path: str) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:
@@ -96,11 +102,16 @@ def _class_folders(folder: Path) -> dict[str, Path]:
         raise InputError(f"the data folder {relative(folder)} does not exist: {LAYOUT}")
     spellings = defaultdict(list)
     for entry in os.scandir(folder):
-        if _visible(entry) and entry.is_dir():
+        if _visible(entry) and entry.is_dir() and not _leads_back(folder, entry.path):
             spellings[unicodedata.normalize("NFC", entry.name).casefold()].append(Path(entry.path))
     double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
     if double:
         raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")
+    if spellings and set(spellings) <= PARTS_OF_A_SPLIT:
+        raise InputError(
+            f"{relative(folder)} holds the parts of a split ({', '.join(sorted(spellings))}), not classes: {LAYOUT}; "
+            "merge the parts, EDA.ipynb splits the data itself"
+        )
     if len(spellings) < 2:
         found = sorted(entry.name for entry in os.scandir(folder))[:5]
         raise InputError(f"{relative(folder)} has {len(spellings)} class folders, found {found}: {LAYOUT}, two or more")
@@ -108,13 +119,13 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 
 
 def _image_files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Walk a class folder; a link back to a folder on the way is not followed."""
+    """Walk a class folder; a link back to a folder on the way or above it is not followed."""
     seen |= {os.path.realpath(folder)}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if not _visible(entry):
             continue
         if entry.is_dir():
-            if os.path.realpath(entry.path) not in seen:
+            if os.path.realpath(entry.path) not in seen and not _leads_back(folder, entry.path):
                 yield from _image_files(Path(entry.path), seen)
         elif Path(entry.name).suffix.lower() in EXTENSIONS:
             yield Path(entry.path)

@@ -145,11 +145,14 @@ def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
     The file's sha256 goes beside it, in the form that ``sha256sum --check`` reads.
     """
     state_dict = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    beside = Path(f"{path}.sha256")
     with whole_file(path) as temporary:
         torch.save({"format_version": FORMAT_VERSION, "state_dict": state_dict, **details}, temporary)
         digest = sha256(temporary)
-        with whole_file(f"{path}.sha256") as beside:
-            beside.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+        # a kill from here on leaves a checkpoint without its sum, never one that its sum contradicts
+        beside.unlink(missing_ok=True)
+    with whole_file(beside) as temporary:
+        temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -157,7 +160,7 @@ def load_checkpoint(path: Path) -> dict:
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: {_recreate(path)}")
     beside = Path(f"{path}.sha256")
-    if beside.exists() and beside.read_text(encoding="utf-8").split()[0] != sha256(path):
+    if beside.exists() and beside.read_text(encoding="utf-8").split()[:1] != [sha256(path)]:
         raise InputError(
             f"{relative(path)} is not the file that was saved (its sha256 differs from {beside.name}; "
             f"{likely_cause(path)}): {_recreate(path)}"

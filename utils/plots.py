@@ -129,7 +129,7 @@ def trade_off(models: pd.DataFrame, ax: Axes | None = None) -> Axes:
     `models` has one row per model: latency_ms, macro_f1, low, high, bytes.
     """
     ax = ax or plt.gca()
-    for name, row in models.iterrows():
+    for position, (name, row) in enumerate(models.iterrows()):
         color = MODEL_COLORS.get(name, COLORS[6])
         ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
         area = 900 * row["bytes"] / models["bytes"].max()
@@ -137,7 +137,7 @@ def trade_off(models: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(
             f"{name}\n{row['bytes'] / 1000:,.0f} kB",
             (row["latency_ms"], row["macro_f1"]),
-            xytext=(20, -6),
+            xytext=(20, 34 * (len(models) / 2 - position) - 22),  # apart, where latencies are close
             textcoords="offset points",
             color=color,
         )

@@ -74,8 +74,10 @@ def cross_validate(
 
     In each round one fold is predicted, the next one chooses the epoch, and the rest is trained on. `image_set(part,
     training=False)` makes a Dataset of rows of `index`, `build()` a fresh network and its preprocessing, `recipe` goes
-    to `fine_tune`. There are fewer folds where a class has fewer groups.
+    to `fine_tune`. There are fewer folds where a class has fewer groups. Raises InputError for fewer than three folds.
     """
+    if folds < 3:
+        raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
     folds = min(folds, groups.groupby(index["class"]).nunique().min())
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     tests = [test for _, test in splitter.split(index, index["class"], groups)]

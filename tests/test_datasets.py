@@ -1,0 +1,167 @@
+"""Table → split → Dataset → loader: nothing leaks, nothing shifts, and only the minority is augmented."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import fill_folder
+from torchvision.transforms import v2
+
+from utils.config import InputError
+from utils.datasets import (
+    ImageDataset,
+    count_leaks,
+    evaluation_transform,
+    load_index,
+    make_loader,
+    minority_classes,
+    save_index,
+    split_index,
+)
+from utils.images import scan_folder
+
+PREPROCESSING = {"image_size": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
+PARTS = ["train", "valid", "test"]
+
+
+def table(counts: dict[str, int], images_per_group: int = 1) -> pd.DataFrame:
+    rows = [
+        (f"{name}/{number}.jpg", name, f"{name}{number // images_per_group}")
+        for name, count in counts.items()
+        for number in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["path", "class", "group"])
+
+
+def test_each_class_is_split_70_15_15():
+    index = table({"apple": 127, "cherry": 127, "tomato": 50})
+    shares = pd.crosstab(index["class"], split_index(index), normalize="index")[PARTS]
+    assert np.abs(shares - [0.70, 0.15, 0.15]).max(axis=None) <= 0.02
+    assert minority_classes(index["class"]) == ["tomato"]
+
+
+def test_groups_stay_whole():
+    index = table({"apple": 90, "tomato": 36}, images_per_group=4)
+    split = split_index(index)
+    assert (split.groupby(index["group"]).nunique() == 1).all()
+    assert count_leaks(index["group"], split) == 0
+    assert (
+        np.abs(pd.crosstab(index["class"], split, normalize="index")[PARTS] - [0.70, 0.15, 0.15]).max(axis=None) < 0.1
+    )
+
+
+def test_leaks_are_pairs_of_one_group_in_two_parts():
+    groups, split = pd.Series(list("aaabb")), pd.Series(["train", "train", "test", "valid", "valid"])
+    assert count_leaks(groups, split) == 2
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+@pytest.mark.parametrize("images_per_group", [1, 4])
+def test_small_class_is_in_every_part(count, images_per_group):
+    for seed in range(5):
+        index = table({"apple": 20, "plum": count}, images_per_group)
+        split = split_index(index, seed)
+        assert set(split[index["class"] == "plum"]) == set(PARTS)
+
+
+def test_class_of_two_images_is_named():
+    with pytest.raises(InputError, match=r"too few in plum \(2\): add images or remove the folder"):
+        split_index(table({"apple": 20, "plum": 2}))
+
+
+def test_the_seed_decides_the_split():
+    index = table({"apple": 40, "tomato": 20})
+    assert split_index(index, 1).equals(split_index(index, 1))
+    assert not split_index(index, 1).equals(split_index(index, 2))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A data folder and its manifest; the classes look like numbers, as those of digits do."""
+    folder = fill_folder(tmp_path / "내 사진", {"01": 4, "2": 4})
+    (folder / "2" / "bad.jpg").write_bytes(b"")
+    index, refused = scan_folder(folder)
+    index["group"] = index["path"]
+    index["split"] = split_index(index)
+    save_index(tmp_path / "split.csv", index, refused)
+    return tmp_path / "split.csv", folder, index
+
+
+def test_manifest_comes_back_as_it_was_written(written):
+    path, folder, index = written
+    columns = ["path", "class", "group", "sha256", "split"]
+    assert load_index(path, folder)[columns].to_dict("list") == index[columns].to_dict("list")
+
+
+def test_changed_folder_is_refused_and_every_file_named(written):
+    path, folder, _ = written
+    (folder / "2" / "000.jpg").unlink()
+    (folder / "2" / "extra.jpg").write_bytes(b"more")
+    (folder / "01" / "001.jpg").write_bytes((folder / "01" / "002.jpg").read_bytes())
+    with pytest.raises(
+        InputError, match="missing: 2/000.jpg; new: 2/extra.jpg; changed: 01/001.jpg.*run EDA.ipynb again"
+    ):
+        load_index(path, folder)
+
+
+@pytest.mark.parametrize("content", ["", "path\n", "a,b\n1,2\n"])
+def test_damaged_manifest_is_refused_in_a_sentence(written, content):
+    path, folder, _ = written
+    path.write_text(content)
+    with pytest.raises(InputError, match="split.csv.*run EDA.ipynb"):
+        load_index(path, folder)
+
+
+@pytest.fixture
+def image_set(tmp_path):
+    folder = fill_folder(tmp_path / "data", {"apple": 7, "tomato": 4})
+    index, _ = scan_folder(folder)
+    basic = evaluation_transform(PREPROCESSING)
+    augmented = v2.Compose([v2.RandomRotation(30), v2.ColorJitter(0.3), basic])
+
+    def make(training: bool, seed: int = 0) -> ImageDataset:
+        minority = ["tomato"] if training else []
+        return ImageDataset(folder, index, ["apple", "tomato"], basic, minority, augmented, seed)
+
+    return make
+
+
+def epoch_of(dataset: ImageDataset, epoch: int) -> torch.Tensor:
+    dataset.epoch = epoch
+    return torch.stack([image for image, _ in dataset])
+
+
+def test_only_the_minority_and_only_in_training_is_augmented(image_set):
+    plain, training = image_set(training=False), image_set(training=True)
+    tomato = torch.tensor(training.labels) == 1
+    first, second = epoch_of(training, 1), epoch_of(training, 2)
+    assert torch.equal(epoch_of(plain, 1), epoch_of(plain, 2))
+    assert torch.equal(first[~tomato], epoch_of(plain, 1)[~tomato])
+    assert torch.equal(first[~tomato], second[~tomato])
+    assert all(not torch.equal(*pair) for pair in zip(first[tomato], second[tomato], strict=True))
+    assert all(not torch.equal(*pair) for pair in zip(first[tomato], epoch_of(plain, 1)[tomato], strict=True))
+
+
+def test_augmentation_follows_seed_and_epoch_alone(image_set):
+    first = epoch_of(image_set(training=True), 3)
+    torch.rand(5)  # whatever else the notebook drew
+    assert torch.equal(first, epoch_of(image_set(training=True), 3))
+    assert not torch.equal(first, epoch_of(image_set(training=True, seed=1), 3))
+    state = torch.get_rng_state()
+    epoch_of(image_set(training=True), 4)
+    assert torch.equal(state, torch.get_rng_state()), "augmenting moved the notebook's own random numbers"
+
+
+def test_workers_change_no_bit_and_a_last_batch_of_one_is_dropped(image_set):
+    batches = {
+        workers: list(make_loader(image_set(training=True), batch_size=5, epoch=2, workers=workers))
+        for workers in (0, 2)
+    }
+    assert [len(labels) for _, labels in batches[0]] == [5, 5]  # of 11
+    for (images, labels), (same_images, same_labels) in zip(batches[0], batches[2], strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+    other = make_loader(image_set(training=True), batch_size=5, epoch=3)
+    assert not torch.equal(next(iter(other))[1], batches[0][0][1]) or not torch.equal(
+        next(iter(other))[0], batches[0][0][0]
+    )
+    assert sum(len(labels) for _, labels in make_loader(image_set(training=False), batch_size=5)) == 11

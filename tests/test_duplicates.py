@@ -1,0 +1,84 @@
+"""Near-copies get one group, distinct objects do not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from utils.duplicates import duplicate_groups
+
+OBJECTS, COPIES = 12, 3
+# the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
+APART = 0.75
+
+
+def draw(generator: np.random.Generator) -> Image.Image:
+    """An object like no other: a smooth random picture."""
+    colors = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(colors).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def near_copy(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The same object a moment later: shifted, in other light, with the noise of a sensor."""
+    left, top = generator.integers(0, 4, 2)
+    image = ImageEnhance.Brightness(image.crop((left, top, left + 92, top + 92))).enhance(generator.uniform(0.85, 1.1))
+    noisy = np.asarray(image) + generator.normal(0, 8, (92, 92, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of a dozen objects; each object was taken three times."""
+    folder, generator, rows = tmp_path_factory.mktemp("내 사진"), np.random.default_rng(0), []
+    for name in ("사과", "cherry pie"):
+        (folder / name).mkdir()
+        for number in range(OBJECTS):
+            image = draw(generator)
+            for copy in range(COPIES):
+                path = f"{name}/{number:02d}_{copy}.jpg"
+                near_copy(image, generator).save(folder / path, quality=85)
+                rows.append((path, name, f"{name}{number}"))
+    return folder, pd.DataFrame(rows, columns=["path", "class", "object"])
+
+
+def test_near_copies_get_one_group(photos):
+    folder, index = photos
+    assert (duplicate_groups(folder, index).groupby(index["object"]).nunique() == 1).all()
+
+
+def test_distinct_objects_and_classes_stay_apart(photos):
+    folder, index = photos
+    groups = duplicate_groups(folder, index)
+    assert groups.nunique() >= APART * index["object"].nunique()
+    assert (index["class"].groupby(groups).nunique() == 1).all()
+
+
+def test_without_copies_nearly_every_image_is_alone(photos):
+    folder, index = photos
+    index = index[index["path"].str.endswith("_0.jpg")]
+    assert duplicate_groups(folder, index).nunique() >= APART * len(index)
+
+
+def test_the_order_of_the_table_does_not_matter(photos):
+    folder, index = photos
+    shuffled = index.sample(frac=1, random_state=1)
+    groups, same = duplicate_groups(folder, index), duplicate_groups(folder, shuffled).reindex(index.index)
+    assert len(set(zip(groups, same, strict=True))) == groups.nunique() == same.nunique()
+
+
+def test_a_group_is_named_by_its_first_image(photos):
+    folder, index = photos
+    groups = duplicate_groups(folder, index)
+    assert (groups.groupby(groups).apply(lambda group: index["path"][group.index[0]]) == sorted(set(groups))).all()
+    assert set(groups) <= set(index["path"])
+
+
+def test_plain_pictures_are_no_reason_to_stop(tmp_path):
+    rows = []
+    for name in ("black", "white"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (20, 20), name).save(tmp_path / name / f"{number}.png")
+            rows.append((f"{name}/{number}.png", name))
+    groups = duplicate_groups(tmp_path, pd.DataFrame(rows, columns=["path", "class"]))
+    assert list(groups) == [f"{name}/0.png" for name in ("black", "white") for _ in range(3)]

@@ -1,0 +1,172 @@
+"""What people's folders really hold, and what the one reader makes of it."""
+
+import hashlib
+import io
+import unicodedata
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import fill_folder
+from PIL import Image
+
+from utils.config import InputError
+from utils.images import read_image, scan_folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return fill_folder(tmp_path / "내 사진", {"사과": 3, "cherry": 3})
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def jpeg(side: int = 60) -> bytes:
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_hidden_and_system_files_are_no_images(folder):
+    for name in (".ipynb_checkpoints/0.jpg", "cherry/.ipynb_checkpoints/0.jpg", "cherry/._000.jpg", "@eaDir/0.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(jpeg())
+    (folder / "cherry" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    before = fingerprint(folder)
+    good, refused = scan_folder(folder)
+    assert good["class"].value_counts().to_dict() == {"사과": 3, "cherry": 3}
+    assert list(good["path"]) == sorted(
+        f"{name}/{number:03d}.jpg" for name in ("사과", "cherry") for number in range(3)
+    )
+    assert refused.empty
+    assert fingerprint(folder) == before
+
+
+def test_every_bad_file_is_named_with_its_reason(folder):
+    bad = {
+        "cherry/cut.jpg": (jpeg()[:900], "cannot be decoded; "),
+        "cherry/empty.jpg": (b"", "empty (0 bytes)"),
+        "cherry/page.jpg": (b"<!DOCTYPE html><html></html>", "web page"),
+        "사과/pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    }
+    for name, (content, _) in bad.items():
+        (folder / name).write_bytes(content)
+    before = fingerprint(folder)
+    good, refused = scan_folder(folder)
+    assert len(good) == 6
+    reasons = dict(zip(refused["path"], refused["reason"], strict=True))
+    assert set(reasons) == set(bad)
+    assert all(words in reasons[name] for name, (_, words) in bad.items()), reasons
+    assert fingerprint(folder) == before
+
+
+def test_a_link_to_nowhere_is_refused_and_the_others_are_read(folder):
+    (folder / "cherry" / "gone.jpg").symlink_to("moved away.jpg")
+    good, refused = scan_folder(folder)
+    assert len(good) == 6
+    assert list(refused["path"]) == ["cherry/gone.jpg"]
+
+
+def test_rotated_photos_stand_upright(tmp_path):
+    upright = np.zeros((20, 40, 3), np.uint8)
+    upright[:10, :20, 0] = 255  # red in the upper left corner
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate clockwise to see it upright
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "turned.png", exif=exif)
+    assert (np.asarray(read_image(tmp_path / "turned.png")) == upright).all()
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, dtype):
+    values = np.array([[0, 257], [32896, 65535]], dtype)
+    mode = "I;16B" if dtype == ">u2" else "I;16"
+    Image.frombytes(mode, (2, 2), values.tobytes()).save(tmp_path / "deep.tif")
+    assert np.asarray(read_image(tmp_path / "deep.tif"))[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+def test_pixels_without_an_agreed_range_are_refused(tmp_path):
+    for name, pixels in {"float": np.ones((9, 9), np.float32), "int32": np.full((9, 9), 70_000, np.int32)}.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        with pytest.raises(InputError, match=f"{name}.tif.*convert it to 8 or 16 bits"):
+            read_image(tmp_path / f"{name}.tif")
+
+
+def test_transparent_pixels_are_white_and_cmyk_is_converted(tmp_path):
+    hidden = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    hidden.putpixel((0, 0), (0, 0, 200, 255))
+    hidden.save(tmp_path / "rgba.png")
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 200, 200, 0, 0])
+    palette.putpixel((0, 0), 0)
+    palette.save(tmp_path / "palette.png", transparency=1)
+    for name in ("rgba.png", "palette.png"):
+        image = read_image(tmp_path / name)
+        assert (image.mode, image.getpixel((0, 0)), image.getpixel((3, 3))) == ("RGB", (0, 0, 200), (255, 255, 255))
+    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
+    red, green, blue = read_image(tmp_path / "print.jpg").getpixel((4, 4))
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_every_bomb_is_refused_and_the_limit_stays_on_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000)
+    sides = [290, 400, 500] * 12  # below the limit, above it, above twice the limit
+    for number, side in enumerate(sides):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+
+    def verdict(number: int) -> str:
+        try:
+            return f"{read_image(tmp_path / f'{number}.png').size[0]}"
+        except InputError as error:
+            return str(error)
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(verdict, range(len(sides))))
+    for number, (side, words) in enumerate(zip(sides, verdicts, strict=True)):
+        assert words == "290" if side == 290 else f"{number}.png: more than 90,000 pixels" in words
+    assert warnings.filters == before, "the reader changed how the whole process treats warnings"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Cat", "cat"), tuple(unicodedata.normalize(form, "사과") for form in ("NFC", "NFD"))],
+    ids=["case", "form"],
+)
+def test_two_spellings_of_one_class_stop_the_run(tmp_path, names):
+    data = tmp_path / "data"
+    fill_folder(data, {names[0]: 2, "dog": 2})
+    (data / names[1]).mkdir(exist_ok=True)
+    if len(list(data.iterdir())) == 2:
+        return  # this file system knows one of the two spellings only
+    with pytest.raises(InputError, match="spells one class in two ways") as error:
+        scan_folder(data)
+    assert all(ascii(name) in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize("link", ["cherry/self", "cherry/back", "loop"])
+def test_a_link_that_leads_back_adds_no_image(folder, link):
+    (folder / link).symlink_to({"cherry/self": ".", "cherry/back": "..", "loop": "."}[link])
+    good, _ = scan_folder(folder)
+    assert good["class"].value_counts().to_dict() == {"사과": 3, "cherry": 3}
+
+
+def test_folders_that_hold_no_classes_are_explained(folder, tmp_path):
+    (folder / "plum").mkdir()
+    with pytest.raises(InputError, match="class folder plum has no readable image"):
+        scan_folder(folder)
+    with pytest.raises(InputError, match=r"nowhere does not exist: expected one folder per class"):
+        scan_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"has 0 class folders, found \['000.jpg', .*expected one folder per class"):
+        scan_folder(folder / "사과")
+
+
+def test_a_folder_that_is_split_already_is_not_taken_for_classes(tmp_path):
+    for part in ("train", "val"):
+        fill_folder(tmp_path / "data" / part, {"cherry": 2, "tomato": 2})
+    with pytest.raises(InputError, match="train"):
+        scan_folder(tmp_path / "data")

@@ -1,0 +1,102 @@
+"""Scores and their uncertainty, against other implementations and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+from sklearn.metrics import confusion_matrix, f1_score
+
+from utils.metrics import (
+    confusion,
+    macro_f1,
+    macro_f1_difference_interval,
+    macro_f1_interval,
+    mcnemar_p,
+    resample_weights,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize("absent", [None, 0, 3])
+def test_scores_equal_scikit_learn(absent):
+    generator = np.random.default_rng(0)
+    known = [label for label in range(4) if label != absent]
+    for _ in range(20):
+        labels, predictions = generator.choice(known, 30), generator.choice(known, 30)
+        assert (confusion(labels, predictions, 4) == confusion_matrix(labels, predictions, labels=range(4))).all()
+        expected = f1_score(labels, predictions, labels=range(4), average="macro", zero_division=0)
+        assert macro_f1(labels, predictions, 4) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_pass_over_the_data_counts_an_absent_class_as_zero():
+    assert macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 3) == pytest.approx(2 / 3)
+
+
+def test_wilson_interval_equals_its_formula():
+    z = norm.ppf(0.975)
+    for hits, total in [(46, 46), (8, 8), (0, 5), (3, 7), (290, 304)]:
+        share = hits / total
+        center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+        half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+        assert wilson_interval(hits, total) == pytest.approx((center - half, center + half), abs=1e-9)
+
+
+def test_interval_covers_the_truth():
+    """Three classes told apart right in 80 % of cases, seen through samples of 60 images."""
+    generator = np.random.default_rng(0)
+
+    def sample(size: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat([0, 1, 2], size)
+        wrong = generator.random(3 * size) > 0.8
+        return labels, np.where(wrong, (labels + generator.integers(1, 3, 3 * size)) % 3, labels)
+
+    truth = macro_f1(*sample(100_000), 3)
+    intervals = [macro_f1_interval(*sample(20), 3, np.arange(60)) for _ in range(60)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.85
+    assert np.mean([high - low for low, high in intervals]) < 0.3
+
+
+def test_perfect_score_is_not_certainty_and_fewer_groups_say_less():
+    labels = np.repeat([0, 1, 2], 20)
+    widths = []
+    for images_per_group in (1, 5, 20):
+        low, high = macro_f1_interval(labels, labels, 3, np.arange(60) // images_per_group)
+        assert low < 1 == high
+        widths.append(high - low)
+    assert widths == sorted(widths)
+    assert widths[0] < 0.2 < widths[2]
+
+
+def test_interval_holds_the_score_even_when_all_is_wrong():
+    labels = np.repeat([0, 1], 10)
+    low, high = macro_f1_interval(labels, 1 - labels, 2, np.arange(20))
+    assert low == 0 < high < 0.5
+
+
+def test_images_of_one_group_are_drawn_together():
+    labels, groups = np.zeros(40, int), np.arange(40) // 10
+    drawn = resample_weights(labels, groups, draws=200)
+    assert (drawn.sum(axis=1) == 40).all()
+    assert (drawn.reshape(200, 4, 10).sum(axis=2) % 10 == 0).all()
+
+
+def test_paired_difference_sees_what_changed_and_nothing_else():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 40)
+    noisy = np.where(generator.random(120) < 0.3, (labels + 1) % 3, labels)
+    groups = np.arange(120)
+    assert macro_f1_difference_interval(labels, noisy, noisy, 3, groups) == (0, 0)
+    low, high = macro_f1_difference_interval(labels, noisy, labels, 3, groups)
+    assert 0.1 < low < high < 0.5
+    assert macro_f1_difference_interval(labels, labels, noisy, 3, groups) == pytest.approx((-high, -low))
+
+
+def test_mcnemar_equals_the_sum_of_binomial_terms():
+    for fixed, broken in [(0, 5), (0, 6), (2, 9), (4, 4), (1, 0)]:
+        total, small = fixed + broken, min(fixed, broken)
+        tail = sum(math.comb(total, count) for count in range(small + 1)) / 2**total
+        assert mcnemar_p(fixed, broken) == pytest.approx(min(1, 2 * tail))
+        assert mcnemar_p(fixed, broken) == pytest.approx(binomtest(broken, total).pvalue)
+    assert mcnemar_p(0, 0) == 1
+    assert mcnemar_p(0, 6) < 0.05 < mcnemar_p(0, 5)
