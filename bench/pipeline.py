@@ -1,7 +1,8 @@
 """Seconds and peak memory of each notebook: python -m bench.pipeline [run.py's options].
 
 Every notebook runs in a fresh process tree, as with run.py; memory is the tree's largest sum of resident sets, sampled
-ten times a second. The first pass warms the disk cache and is not counted.
+ten times a second, in which pages that processes share count once where the system tells (Linux). The first pass warms
+the disk cache and is not counted.
 """
 
 import subprocess
@@ -48,8 +49,9 @@ def resident(process: psutil.Process) -> int:
     total = 0
     for each in [process, *process.children(recursive=True)]:
         try:
-            total += each.memory_info().rss
-        except psutil.NoSuchProcess:
+            memory = each.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # ended since it was listed
     return total
 

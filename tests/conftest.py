@@ -59,3 +59,11 @@ def fill_folder(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in a path with Hangul and a space."""
     return copy_project(tmp_path_factory.mktemp("내 문서") / "과일 분류")
+
+
+@pytest.fixture(scope="session")
+def embedded(project: Path) -> subprocess.CompletedProcess:
+    """What `python run.py` does with the embedded fruit."""
+    done = run_py(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
