@@ -195,7 +195,6 @@ def execute(name: str, settings: dict, target: Path) -> str | None:
     manager = AsyncKernelManager(kernel_name="python3")
     # this very interpreter, whatever kernels the user has installed
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=40", "-f", "{connection_file}"]
-    os.environ["TQDM_DISABLE"] = "1"  # nobody watches, and bars would stay in the file
     client = NotebookClient(
         notebook, km=manager, timeout=None, record_timing=False, resources={"metadata": {"path": str(ROOT)}}
     )
@@ -206,10 +205,19 @@ def execute(name: str, settings: dict, target: Path) -> str | None:
     except DeadKernelError:
         return f"{name}.ipynb: the Python process died, most likely because memory ran out"
     finally:
+        drop_widgets(notebook)
         temporary = target.with_suffix(".writing")
         temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         os.replace(temporary, target)
     return None
+
+
+def drop_widgets(notebook) -> None:
+    """Remove progress bars: they are dead in a file."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if not any("widget" in kind for kind in each.get("data", {}))]
 
 
 def headline(name: str, report: dict) -> str:

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of each notebook: python bench/pipeline.py [run.py's options].
+"""Seconds and peak memory of each notebook: python -m bench.pipeline [run.py's options].
 
 Every notebook runs in a fresh process tree, as with run.py; memory is the tree's largest sum of resident sets, sampled
 ten times a second. The first pass warms the disk cache and is not counted.
@@ -7,13 +7,10 @@ ten times a second. The first pass warms the disk cache and is not counted.
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import run  # noqa: E402
+import run
 
 RUN_ONE = "import run, sys; sys.exit(run.execute(sys.argv[1], {settings!r}, run.ROOT / 'runs' / 'bench.ipynb'))"
 
@@ -22,7 +19,7 @@ def main() -> None:
     """Print a table of notebooks."""
     arguments = run.parse_arguments()
     settings = {"NAME": "bench"} | run.read_settings(arguments)
-    (ROOT / "runs").mkdir(exist_ok=True)
+    (run.ROOT / "runs").mkdir(exist_ok=True)
     total = 0.0
     print(f"{'notebook':16}{'seconds':>9}{'peak MB':>9}")
     for counted in (False, True):
@@ -37,7 +34,7 @@ def main() -> None:
 def measure(command: list[str]) -> tuple[float, int]:
     """Run a command and return its seconds and the peak resident bytes of its process tree."""
     started, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=run.ROOT)
     while process.poll() is None:
         peak = max(peak, resident(psutil.Process(process.pid)))
         time.sleep(0.1)

@@ -1,25 +1,21 @@
-"""What a split by image hides: the recipe of train.ipynb over random splits of the embedded data, by fruit and by image.
+"""What a split by image hides: the recipe of train.ipynb over random splits of the data, by fruit and by image.
 
-python bench/split.py [SPLITS]    (100 take four minutes on two cores)
+python -m bench.split [SPLITS]    (100 take four minutes on two cores)
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torchvision.transforms import InterpolationMode, v2
 from tqdm import trange
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from utils.config import seed_everything  # noqa: E402
-from utils.datasets import ImageDataset, evaluation_transform, make_loader, minority_classes  # noqa: E402
-from utils.datasets import name_groups, split_index  # noqa: E402
-from utils.images import scan_folder  # noqa: E402
-from utils.metrics import macro_f1  # noqa: E402
-from utils.model import build_model, predict  # noqa: E402
-from utils.training import fine_tune  # noqa: E402
+from utils.config import ROOT, seed_everything
+from utils.datasets import ImageDataset, evaluation_transform, make_loader, minority_classes, name_groups, split_index
+from utils.images import scan_folder
+from utils.metrics import macro_f1
+from utils.model import build_model, predict
+from utils.training import fine_tune
 
 DATA = ROOT / "data" / "train"
 
