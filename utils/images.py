@@ -27,8 +27,9 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image below ``folder/<class>/`` once and tell good files from bad ones.
 
     Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
-    what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason, sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped,
-    and so is what has no image's extension. Raises InputError, naming all at once, when a class is left without images.
+    what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
+    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
+    extension. Raises InputError, naming all at once, when a class is left without images.
     """
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
