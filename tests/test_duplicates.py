@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from utils.duplicates import duplicate_groups
+from utils.duplicates import duplicate_groups, join_copies, pair_scores
+from utils.images import scan_folder
 
 OBJECTS, COPIES = 12, 3
 # the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
@@ -29,16 +30,15 @@ def near_copy(image: Image.Image, generator: np.random.Generator) -> Image.Image
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Two classes of a dozen objects; each object was taken three times."""
-    folder, generator, rows = tmp_path_factory.mktemp("내 사진"), np.random.default_rng(0), []
+    folder, generator = tmp_path_factory.mktemp("내 사진"), np.random.default_rng(0)
     for name in ("사과", "cherry pie"):
         (folder / name).mkdir()
         for number in range(OBJECTS):
             image = draw(generator)
             for copy in range(COPIES):
-                path = f"{name}/{number:02d}_{copy}.jpg"
-                near_copy(image, generator).save(folder / path, quality=85)
-                rows.append((path, name, f"{name}{number}"))
-    return folder, pd.DataFrame(rows, columns=["path", "class", "object"])
+                near_copy(image, generator).save(folder / name / f"{number:02d}_{copy}.jpg", quality=85)
+    index, _ = scan_folder(folder)
+    return folder, index.assign(object=index["path"].str.rsplit("_", n=1).str[0])
 
 
 def test_near_copies_get_one_group(photos):
@@ -55,7 +55,7 @@ def test_distinct_objects_and_classes_stay_apart(photos):
 
 def test_without_copies_nearly_every_image_is_alone(photos):
     folder, index = photos
-    index = index[index["path"].str.endswith("_0.jpg")]
+    index = index[index["path"].str.endswith("_0.jpg")].reset_index(drop=True)
     assert duplicate_groups(folder, index).nunique() >= APART * len(index)
 
 
@@ -74,11 +74,30 @@ def test_a_group_is_named_by_its_first_image(photos):
 
 
 def test_plain_pictures_are_no_reason_to_stop(tmp_path):
-    rows = []
     for name in ("black", "white"):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), name).save(tmp_path / name / f"{number}.png")
-            rows.append((f"{name}/{number}.png", name))
-    groups = duplicate_groups(tmp_path, pd.DataFrame(rows, columns=["path", "class"]))
+    groups = duplicate_groups(tmp_path, scan_folder(tmp_path)[0])
     assert list(groups) == [f"{name}/0.png" for name in ("black", "white") for _ in range(3)]
+
+
+def test_exact_copies_are_one_group_across_classes_and_formats(photos, tmp_path):
+    _, index = photos
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    picture = draw(np.random.default_rng(1))
+    picture.save(tmp_path / "a" / "one.png")
+    picture.save(tmp_path / "b" / "other name.bmp")  # other bytes, same pixels
+    for number in range(6):
+        draw(np.random.default_rng(2 + number)).save(tmp_path / "abc"[number % 3] / f"{number}.png")
+    index, _ = scan_folder(tmp_path)
+    groups = join_copies(index, index["path"]).groupby(index["path"]).first()
+    assert groups["a/one.png"] == groups["b/other name.bmp"]
+    assert groups.nunique() == len(index) - 1
+
+
+def test_pair_scores_count_pairs():
+    truth = pd.Series(["x", "x", "x", "y"])
+    assert pair_scores(pd.Series([1, 1, 2, 3]), truth) == (1.0, 1 / 3)
+    assert pair_scores(pd.Series([1, 1, 1, 1]), truth) == (0.5, 1.0)

@@ -38,17 +38,31 @@ def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
     return paths.map(group)
 
 
+def series_classes(index: pd.DataFrame) -> list[str]:
+    """Name the classes that have fewer than three groups, so that a part of the split cannot have one of its own."""
+    groups = index.groupby("class")["group"].nunique()
+    return list(groups.index[groups < 3])
+
+
 def separable_groups(index: pd.DataFrame) -> pd.Series:
-    """Return each image's group, or the image alone where its class has fewer than three groups to spread."""
-    return index["group"].where(index.groupby("class")["group"].transform("nunique") >= 3, index["path"])
+    """Return each image's group; a class that is one series is cut into ten blocks of frames in a row instead.
+
+    Neighbouring frames are the most alike, so blocks may leak less than single images do, but they leak.
+    """
+    groups = index["group"].copy()
+    for name in series_classes(index):
+        paths = _frames(index, name)
+        groups[paths.index] = [f"{name}/frames {10 * rank // len(paths)}" for rank in range(len(paths))]
+    return groups
 
 
 def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
     """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
 
     Each class gives one random group to test and one to valid; then every further group goes where most images of the
-    class are missing, or, in a tie, most images of all. A class of fewer than three groups is split image by image,
-    which leaks (`count_leaks` says how much). Raises InputError when a class has fewer than three images.
+    class are missing, or, in a tie, most images of all. A class that is one series leaks however it is cut
+    (`count_leaks` says how much): its frames in a row become test, and valid lies on both sides of them, as the gap to
+    train. Raises InputError when a class has fewer than three images.
     """
     counts = index["class"].value_counts()
     if counts.min() < 3:
@@ -57,13 +71,37 @@ def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
             f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
             "add images or remove the folder"
         )
-    groups = separable_groups(index)
+    series = series_classes(index)
     part_of_group: dict[str, str] = {}
     missing_of_all = {part: share * len(index) for part, share in PARTS.items()}
     generator = np.random.default_rng(seed)
+    split = pd.Series("", index=index.index, name="split")
     for name in counts.index[::-1]:
-        _assign_groups(groups[index["class"] == name], part_of_group, missing_of_all, generator)
-    return groups.map(part_of_group).rename("split")
+        paths = _frames(index, name)
+        if name in series:
+            split[paths.index] = _split_series(len(paths), generator)
+        else:
+            groups = index.loc[paths.index.sort_values(), "group"]
+            _assign_groups(groups, part_of_group, missing_of_all, generator)
+            split[groups.index] = groups.map(part_of_group)
+    return split
+
+
+def _frames(index: pd.DataFrame, name: str) -> pd.Series:
+    """List a class's paths as a person would number them: 2 before 10."""
+
+    def numbered(path: str) -> list[str | int]:
+        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"([0-9]+)", path))]
+
+    paths = index.loc[index["class"] == name, "path"]
+    return paths.loc[sorted(paths.index, key=lambda row: numbered(paths[row]))]
+
+
+def _split_series(total: int, generator: np.random.Generator) -> np.ndarray:
+    """Cut frames 70:15:15 on a circle, as a turntable's last frame resembles its first: train, gap, test, gap."""
+    test, valid = (max(1, round(PARTS[part] * total)) for part in ("test", "valid"))
+    parts = ["valid"] * (valid - valid // 2) + ["test"] * test + ["valid"] * (valid // 2)
+    return np.roll(np.array(parts + ["train"] * (total - len(parts))), generator.integers(total))
 
 
 def _assign_groups(

@@ -1,5 +1,6 @@
 """The one way to find and open an image."""
 
+import hashlib
 import math
 import os
 import unicodedata
@@ -15,7 +16,8 @@ from tqdm.auto import tqdm
 
 from utils.config import THREADS, InputError, likely_cause, relative, sha256
 
-COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "reason"]
+COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
+PICTURE = 64  # pixels a side of the small copies that the data are looked at with
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
 PARTS_OF_A_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -25,9 +27,10 @@ LAYOUT = "expected one folder per class with images in it, as in data/train/appl
 def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image below ``folder/<class>/`` once and tell good files from bad ones.
 
-    Returns the index (path relative to `folder`, class, width, height, mode, sha256), sorted by path, and the refused
-    files (path, class, reason, sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped,
-    and so is what has no image's extension. Raises InputError, naming all at once, when a class is left without images.
+    Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
+    what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
+    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
+    extension. Raises InputError, naming all at once, when a class is left without images.
     """
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -67,6 +70,20 @@ def read_image(path: Path) -> Image.Image:
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
 
 
+def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
+    """Read small square copies of all images of the index: uint8 (N, size, size, 3), 12 kB each at 64 pixels."""
+
+    def shrink(path: str) -> np.ndarray:
+        return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
+
+    pictures = np.empty((len(index), size, size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(THREADS) as pool:
+        shrunk = pool.map(shrink, index["path"])
+        for position, picture in enumerate(tqdm(shrunk, "read", len(index), leave=False)):
+            pictures[position] = picture
+    return pictures
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("F", "I"):
         raise ValueError("32-bit pixels have no agreed range; convert it to 8 or 16 bits")
@@ -81,11 +98,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _describe(folder: Path, class_name: str, path: Path) -> tuple:
     name = path.relative_to(folder).as_posix()
     try:
-        width, height = read_image(path).size
+        picture = read_image(path)
+        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
         with Image.open(path) as image:
-            return name, class_name, width, height, image.mode, sha256(path), ""
+            return name, class_name, *picture.size, image.mode, sha256(path), pixels, ""
     except InputError as error:
-        return name, class_name, 0, 0, "", sha256(path), str(error).removeprefix(f"{relative(path)}: ")
+        return name, class_name, 0, 0, "", sha256(path), "", str(error).removeprefix(f"{relative(path)}: ")
 
 
 def _visible(entry: os.DirEntry) -> bool:

@@ -12,8 +12,11 @@ def confusion(
     labels: np.ndarray, predictions: np.ndarray, num_classes: int, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Count (true, predicted) pairs: (C, C), or (B, C, C) under B rows of image weights (B, N)."""
-    cells = np.eye(num_classes**2)[np.asarray(labels) * num_classes + np.asarray(predictions)]
-    counts = cells.sum(axis=0) if weights is None else weights @ cells
+    pairs = np.asarray(labels) * num_classes + np.asarray(predictions)
+    if weights is None:
+        counts = np.bincount(pairs, minlength=num_classes**2).astype(np.float64)
+    else:
+        counts = weights @ np.eye(num_classes**2)[pairs]
     return counts.reshape(*counts.shape[:-1], num_classes, num_classes)
 
 
@@ -89,3 +92,13 @@ def macro_f1_difference_interval(
 def mcnemar_p(fixed: int, broken: int) -> float:
     """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
+
+
+def detectable_difference(total: int) -> float:
+    """Smallest share of `total` test images that one model must get right beyond another to reach p < 0.05.
+
+    The best case of the exact McNemar test (McNemar 1947): all images they disagree on fall to one model. 1 when even
+    all of them would not do.
+    """
+    flips = next((flips for flips in range(1, total + 1) if mcnemar_p(flips, 0) < 0.05), total)
+    return flips / total

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 # Okabe and Ito's palette, told apart by colour-blind people too; the order never changes, so a class keeps its colour
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
@@ -54,8 +55,20 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     return ax
 
 
+def contact_sheet(rows: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
+    """Show sets of images, each (n, S, S, 3), as one row each, its title at the left; `columns` images at most."""
+    ax = ax or plt.gca()
+    for row, (images, title) in enumerate(zip(rows, titles, strict=True)):
+        for column, image in enumerate(images[:columns]):
+            ax.imshow(image, extent=(column + 0.03, column + 0.97, row + 0.97, row + 0.03))
+        ax.text(-0.1, row + 0.5, title, ha="right", va="center", fontsize=8)
+    ax.set(xlim=(0, columns), ylim=(len(rows), 0), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
 def scatter(points: np.ndarray, names: Sequence[str], colors: Sequence[str] = COLORS, ax: Axes | None = None) -> Axes:
-    """Draw points (N, 2) coloured by name, each name written at the middle of its points."""
+    """Draw points (N, 2) coloured by name, each name written at the middle of its points (up to 20 names)."""
     ax = ax or plt.gca()
     names = np.asarray(names)
     for position, name in enumerate(np.unique(names)):
@@ -63,22 +76,50 @@ def scatter(points: np.ndarray, names: Sequence[str], colors: Sequence[str] = CO
         ax.scatter(*points[names == name].T, s=14, color=color, alpha=0.6, linewidths=0)
         middle = np.median(points[names == name], axis=0)
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": color, "alpha": 0.8}
-        ax.annotate(str(name), middle, ha="center", va="center", color=color, weight="bold", bbox=box)
+        if len(np.unique(names)) <= 20:
+            ax.annotate(str(name), middle, ha="center", va="center", color=color, weight="bold", bbox=box, zorder=1000)
+    return ax
+
+
+def thumbnails(
+    points: np.ndarray, images: np.ndarray, count: int = 80, zoom: float = 0.4, ax: Axes | None = None
+) -> Axes:
+    """Draw images (N, S, S, 3) at their points (N, 2): at most `count`, and none that would cover another."""
+    ax = ax or plt.gca()
+    spread = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+    shown: list[int] = []
+    for position in range(len(points)):
+        free = all(np.abs(spread[position] - spread[other]).max() > 0.055 for other in shown)
+        if free and len(shown) < count:
+            shown.append(position)
+            box = OffsetImage(images[position], zoom=zoom)
+            ax.add_artist(AnnotationBbox(box, points[position], frameon=False))
     return ax
 
 
 def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw a table of counts as shaded cells with their numbers; shades compare within a row."""
+    """Draw a table of counts as shaded cells with their numbers (up to 20 rows); shades compare within a row."""
     ax = ax or plt.gca()
     shares = values.to_numpy() / np.maximum(values.to_numpy().sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(values.to_numpy()):
+    for (row, column), count in np.ndenumerate(values.to_numpy() if len(values) <= 20 else np.empty((0, 0))):
         color = "white" if shares[row, column] > 0.5 else "black"
         ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
     ax.set_xticks(range(values.shape[1]), values.columns)
     ax.set_yticks(range(values.shape[0]), values.index)
     ax.set(xlabel=values.columns.name, ylabel=values.index.name)
     ax.spines[:].set_visible(False)
+    return ax
+
+
+def lower_bounds(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what a perfect score would leave open: for each row, one bar per column from the lower bound to 1."""
+    ax = ax or plt.gca()
+    for (name, lows), height, color in zip(bounds.items(), (0.7, 0.35), (COLORS[5], COLORS[0]), strict=True):
+        ax.barh(bounds.index, 1 - lows, left=lows, height=height, color=color, label=name)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1))
     return ax
 
 

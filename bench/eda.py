@@ -1,0 +1,72 @@
+"""Cost of EDA as data grows: python -m bench.eda [IMAGES CLASSES].
+
+Generates a folder of noisy blobs (several views of each), runs EDA.ipynb on it, and then groups 20,000 pictures; prints
+seconds and the peak memory of each.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+import run
+from bench.pipeline import RUN_ONE, measure
+
+VIEWS = 5  # images of one object
+
+
+def blob(generator: np.random.Generator, object_number: int) -> np.ndarray:
+    """Draw one view, uint8 (64, 64, 3), of an object whose color and size follow from its number."""
+    fixed = np.random.default_rng(object_number)
+    color, radius = fixed.uniform(0, 220, 3), fixed.uniform(12, 28)
+    y, x = np.mgrid[:64, :64]
+    center = 32 + generator.uniform(-3, 3, 2)
+    inside = np.hypot(y - center[0], x - center[1]) < radius
+    pixels = np.where(inside[..., None], color + generator.normal(0, 12, (64, 64, 3)), 255)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def fill(folder: Path, images: int, classes: int) -> None:
+    """Write JPEGs, as many per class."""
+    generator = np.random.default_rng(0)
+    for number in range(images):
+        path = folder / f"class_{number % classes:02d}" / f"{number // classes:05d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(blob(generator, number // classes // VIEWS * classes + number % classes)).save(path)
+
+
+def group(images: int, classes: int) -> None:
+    """Group pictures in memory; called in a process of its own."""
+    from utils.duplicates import duplicate_groups
+
+    generator = np.random.default_rng(0)
+    numbers = np.arange(images)
+    objects = numbers // classes // VIEWS * classes + numbers % classes
+    pictures = np.stack([blob(generator, each) for each in objects])
+    index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
+    index["pixels"] = index["path"]
+    started = time.perf_counter()
+    groups = duplicate_groups(Path(), index, pictures)
+    print(f"{groups.nunique()} groups of {objects.max() + 1} objects, {time.perf_counter() - started:.0f} s")
+
+
+def main() -> None:
+    """Print seconds and megabytes."""
+    images, classes = (int(each) for each in sys.argv[1:3]) if len(sys.argv) > 2 else (10_000, 50)
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), images, classes)
+        settings = {"NAME": "bench", "DATA": folder, "GROUPS": ""}
+        (run.ROOT / "runs").mkdir(exist_ok=True)
+        seconds, peak = measure([sys.executable, "-c", RUN_ONE.format(settings=settings), "EDA"])
+    print(f"EDA, {images} images in {classes} classes: {seconds:.0f} s, {peak / 1e6:.0f} MB", flush=True)
+    code = f"from bench.eda import group; group(20_000, {classes})"
+    seconds, peak = measure([sys.executable, "-c", code])
+    print(f"grouping of 20,000 pictures: {seconds:.0f} s with making them, {peak / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

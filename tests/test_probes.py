@@ -1,0 +1,56 @@
+"""What a probe says: right about knowledge, right about ignorance, never asked about what it was fitted on."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from utils.metrics import detectable_difference, mcnemar_p
+from utils.probes import compact, label_suspects, out_of_fold, outliers, permutation_p, probe_score
+
+
+@pytest.fixture
+def data():
+    """Three classes of 30 images in 10 objects, 20 features, classes well apart."""
+    generator = np.random.default_rng(0)
+    labels, groups = np.repeat(np.arange(3), 30), np.repeat(np.arange(30), 3)
+    centers = generator.normal(0, 3, (3, 20))
+    return centers[labels] + generator.normal(size=(90, 20)), labels, groups
+
+
+def test_knowledge_is_seen_and_ignorance_too(data):
+    features, labels, groups = data
+    noise = np.random.default_rng(1).normal(size=features.shape)
+    linear = LogisticRegression()
+    good, bad = (probe_score(out_of_fold(linear, each, labels, groups), labels, groups) for each in (features, noise))
+    assert good["low"] > 0.8 > 0.6 > bad["high"] > 1 / 3 > bad["low"]
+    assert permutation_p(compact(features), labels, groups) < 0.02
+    assert permutation_p(compact(noise), labels, groups) > 0.02
+
+
+def test_views_of_one_object_do_not_help(data):
+    _, labels, groups = data
+    generator = np.random.default_rng(2)
+    objects = generator.normal(size=(30, 20))[groups] + generator.normal(0, 0.01, (90, 20))
+    nearest = KNeighborsClassifier(1)
+    score = probe_score(out_of_fold(nearest, objects, labels, groups), labels, groups)["score"]
+    assert score < 0.6, "a view of the same object was trained on"
+    leaking = probe_score(out_of_fold(nearest, objects, labels, np.arange(90)), labels, groups)["score"]
+    assert leaking > 0.9, "the object itself should give it away"
+
+
+def test_swapped_labels_and_strangers_are_found(data):
+    features, labels, groups = data
+    wrong = np.array([4, 40, 77])
+    labels = labels.copy()
+    labels[wrong] = (labels[wrong] + 1) % 3
+    probabilities = out_of_fold(LogisticRegression(), features, labels, np.arange(90)).mean(axis=0)
+    assert set(wrong) <= set(label_suspects(probabilities, labels)[:5])
+    features[17] = -features[17] * 5
+    assert outliers(features)[0] == 17
+
+
+def test_detectable_difference_is_the_first_significant_one():
+    flips = round(detectable_difference(44) * 44)
+    assert mcnemar_p(flips, 0) < 0.05 <= mcnemar_p(flips - 1, 0)
+    assert detectable_difference(4) == 1
