@@ -60,14 +60,19 @@ def pair_scores(groups: pd.Series, truth: pd.Series) -> tuple[float, float]:
 
 def _views(pictures: np.ndarray) -> Views:
     """Describe pictures (N, S, S, 3) by colors (N, K), the square roots of shares, and thumbnails (N, T)."""
-    colors = np.zeros((len(pictures), COLORS**3), dtype=np.float32)
-    for row, picture in zip(colors, pictures, strict=True):
+
+    def histogram(picture: np.ndarray) -> np.ndarray:
         levels = picture.reshape(-1, 3) // (256 // COLORS) @ np.array([COLORS**2, COLORS, 1])
-        row[:] = np.sqrt(np.bincount(levels, minlength=COLORS**3) / len(levels))
+        return np.bincount(levels, minlength=COLORS**3)
+
+    used = np.flatnonzero(sum(histogram(picture) for picture in pictures))
+    colors = np.empty((len(pictures), len(used)), dtype=np.float32)
+    for row, picture in zip(colors, pictures, strict=True):
+        row[:] = np.sqrt(histogram(picture)[used] / (picture.size / 3))
     side = pictures.shape[1] // THUMBNAIL
     blocks = pictures.reshape(len(pictures), THUMBNAIL, side, THUMBNAIL, side, 3)
     thumbnails = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pictures), -1)
-    return colors[:, colors.any(axis=0)], thumbnails - thumbnails.mean(axis=0)
+    return colors, thumbnails - thumbnails.mean(axis=0)
 
 
 def _distances(views: Views, others: Views, rows: np.ndarray) -> np.ndarray:
