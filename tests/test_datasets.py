@@ -165,3 +165,14 @@ def test_workers_change_no_bit_and_a_last_batch_of_one_is_dropped(image_set):
         next(iter(other))[0], batches[0][0][0]
     )
     assert sum(len(labels) for _, labels in make_loader(image_set(training=False), batch_size=5)) == 11
+
+
+def test_frames_of_one_series_are_cut_in_a_row_with_a_gap():
+    paths = [f"film/{frame}.jpg" for frame in range(100)]
+    index = pd.DataFrame({"path": sorted(paths), "class": "film", "group": "film"})
+    split = split_index(index, seed=3)
+    parts = [dict(zip(index["path"], split, strict=True))[path] for path in paths]
+    assert [parts.count(part) for part in ("train", "valid", "test")] == [70, 15, 15]
+    around = list(zip(parts, parts[1:] + parts[:1], strict=True))  # the last frame of a turntable resembles its first
+    assert ("train", "test") not in around and ("test", "train") not in around
+    assert sum(first != second for first, second in around) == 4
