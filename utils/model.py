@@ -182,9 +182,7 @@ def _recreate(path: Path) -> str:
     return "run train.ipynb to make it again"
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a checkpoint, in eval mode on the CPU; returns it with the checkpoint's details."""
-    checkpoint = load_checkpoint(path)
+def _rebuild(checkpoint: dict) -> nn.Module:
     num_classes = len(checkpoint["classes"])
     if checkpoint["arch"] == "conv_net":
         model = ConvNet(num_classes)
@@ -192,4 +190,17 @@ def load_model(path: Path) -> tuple[nn.Module, dict]:
         model, _ = _build_timm_model(checkpoint["arch"], pretrained=False)
         replace_classifier(model, num_classes)
     model.load_state_dict(checkpoint["state_dict"])
+    return model
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict]:
+    """Rebuild the network of a checkpoint, in eval mode on the CPU; returns it with the checkpoint's details."""
+    checkpoint = load_checkpoint(path)
+    try:
+        model = _rebuild(checkpoint)
+    except Exception as error:  # whatever a damaged file makes torch raise
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            f"{relative(path)} does not hold the weights it names ({reason}): {_recreate(path)}"
+        ) from error
     return model.eval(), {name: value for name, value in checkpoint.items() if name != "state_dict"}
