@@ -8,9 +8,9 @@ import onnxruntime as ort
 from utils.config import THREADS, InputError, likely_cause, relative
 
 
-def open_session(path: Path, threads: int = THREADS) -> ort.InferenceSession:
+def open_session(path: Path | bytes, threads: int = THREADS) -> ort.InferenceSession:
     """Open an ONNX file on the CPU, with threads that sleep when idle; raises InputError when it cannot be read."""
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
