@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, compose, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from utils.config import whole_file
 from utils.session import open_session
@@ -86,7 +87,9 @@ def _still_read(nodes: Sequence[NodeProto], done: set[str]) -> set[str]:
     return {integers.get(name, name) for node in readers for name in node.input}
 
 
-def _open_piece(model: ModelProto, nodes: list[NodeProto], keep: list[str], constants: list, known: dict):
+def _open_piece(
+    model: ModelProto, nodes: list[NodeProto], keep: list[str], constants: list, known: dict[str, np.ndarray]
+) -> InferenceSession:
     """Open nodes as a model of their own that gives what is new in `keep`, and the two sums."""
     used = {name for node in nodes for name in node.input}
     inputs = [
@@ -100,7 +103,9 @@ def _open_piece(model: ModelProto, nodes: list[NodeProto], keep: list[str], cons
     return open_session(piece.SerializeToString())
 
 
-def _run(session, keep: list[str], known: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def _run(
+    session, keep: list[str], known: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Run a piece in batches; → the tensors to keep, known or new, each (N, ...), and the two sums (C,)."""
     inputs, (*names, _, _) = ([value.name for value in each] for each in (session.get_inputs(), session.get_outputs()))
     batches = []
@@ -113,7 +118,7 @@ def _run(session, keep: list[str], known: dict[str, np.ndarray]) -> tuple[dict[s
 
 
 def _shift_bias(model: ModelProto, layer: NodeProto, shift: np.ndarray) -> None:
-    """Add a shift (C,) to a layer's bias: to the int32 behind its DequantizeLinear, or to the float where it has none."""
+    """Add a shift (C,) to a layer's bias: to the int32 behind its DequantizeLinear, or to the float if it has none."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     source = next((node for node in model.graph.node if layer.input[2] in node.output), None)
     if source is None:

@@ -1,8 +1,15 @@
-"""Loader → calibration reader."""
+"""Loader → calibration reader → the range of every activation."""
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from utils.config import InputError, relative
 
@@ -36,3 +43,37 @@ class ImageFolderDataReader(CalibrationDataReader):
             raise InputError(f"{relative(path)}: its pixels are not finite numbers after preprocessing; remove it")
         self.position += len(images)
         return {self.input_name: images.numpy()}
+
+    def sample(self, count: int) -> np.ndarray:
+        """Return `count` images float32 (count, 3, H, W), spread evenly over the data; all when there are fewer."""
+        dataset = self.loader.dataset
+        positions = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
+        return np.stack([dataset[int(position)][0].numpy() for position in positions])
+
+
+class _OneBatch(CalibrationDataReader):
+    """A reader of a single batch."""
+
+    def __init__(self, batch: dict[str, np.ndarray]):
+        self.batches = iter([batch])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def calibrate(model_path: Path, folder: Path, reader: CalibrationDataReader, method: CalibrationMethod) -> Path:
+    """Find the range of every activation; → a new file in `folder` for `quantize_static(calibration_cache_path=...)`.
+
+    One pass over the reader, from its beginning, serves every recipe of this method. ONNX Runtime itself would keep
+    what each batch yields until the end, for percentile and entropy whole activations (onnxruntime#10503, #21979), and
+    stumble over a short last batch (#18792); here each batch is merged into ranges or histograms at once.
+    """
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    augmented, ranges = folder / "augmented.onnx", folder / "ranges.json"
+    reader.rewind()
+    with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints for every batch
+        calibrator = create_calibrator(model_path, augmented_model_path=str(augmented), calibrate_method=method)
+        for batch in tqdm(reader, "calibrate", len(reader), leave=False):
+            calibrator.collect_data(_OneBatch(batch))
+        save_tensors_data(calibrator.compute_data(), ranges)
+    return ranges

@@ -11,12 +11,17 @@ import torch
 from torch import nn
 
 from utils.config import InputError, relative
+from utils.rewrite import strip
 from utils.session import open_session
 
 
 def write_metadata(path: Path, **metadata) -> None:
-    """Store values as JSON in the ONNX file's ``metadata_props``, and check the file completely."""
+    """Store values as JSON in the ONNX file's ``metadata_props``, where any reader shows them, and check the file.
+
+    What only the exporter needs is dropped first: among it are paths of this machine.
+    """
     model = onnx.load(path)
+    strip(model)
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)

@@ -1,5 +1,7 @@
 """The one way to find and open an image."""
 
+from __future__ import annotations
+
 import hashlib
 import math
 import os
@@ -8,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from utils.config import THREADS, InputError, likely_cause, relative, sha256
+
+if TYPE_CHECKING:  # utils.predict opens images without pandas
+    import pandas as pd
 
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
@@ -32,6 +36,9 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
     extension. Raises InputError, naming all at once, when a class is left without images.
     """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
         rows = pool.map(lambda item: _describe(folder, *item), files)
@@ -72,6 +79,7 @@ def read_image(path: Path) -> Image.Image:
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
     """Read small square copies of all images of the index: uint8 (N, size, size, 3), 12 kB each at 64 pixels."""
+    from tqdm.auto import tqdm
 
     def shrink(path: str) -> np.ndarray:
         return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))

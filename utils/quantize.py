@@ -1,23 +1,34 @@
-"""INT8 for the CPU at hand."""
+"""INT8 for the CPU at hand: what it is good at, and the recipes worth trying on it."""
 
 import platform
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.config import THREADS, whole_file
+from utils.rewrite import flatten_channels_last, keep_pooling_in_place, stem, strip
+
+X86 = {"x86_64", "amd64", "x86"}
 
 
 def cpu_info() -> dict:
-    """Name the CPU and say whether it multiplies 8-bit numbers natively (VNNI on x86, dot product on ARM)."""
+    """Name the CPU and say what it has for 8-bit numbers: AVX2, AVX-512 and VNNI on x86, the dot product on ARM."""
     found = torch.cpu.get_capabilities()
-    vnni = any(found.get(flag, False) for flag in ("avx512_vnni", "avx_vnni"))
-    return {"name": found.get("cpu_name", ""), "architecture": found.get("architecture", ""), "vnni": vnni}
+    return {
+        "name": found.get("cpu_name", ""),
+        "architecture": found.get("architecture", ""),
+        "vnni": any(found.get(flag, False) for flag in ("avx512_vnni", "avx_vnni")),
+        "avx2": bool(found.get("avx2", False)),
+        "avx512": bool(found.get("avx512_f", False)),
+        "dot_product": bool(found.get("dot", False)),
+    }
 
 
 def machine_info() -> dict:
@@ -26,20 +37,36 @@ def machine_info() -> dict:
     return cpu_info() | {"system": platform.platform(), "threads": THREADS} | versions
 
 
-def candidate_recipes(cpu: dict) -> dict[str, dict]:
-    """Name the options of `quantize_static` that suit a CPU: the best choice first, the library's default last.
+def type_recipes(cpu: dict) -> dict[str, dict]:
+    """Name the number types that suit a CPU, as options of `quantize_static`: what should be best first.
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
     bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed. One scale per output channel of the
     weights is closer than one per tensor, and no slower.
     """
-    x86 = cpu["architecture"].lower() in {"x86_64", "amd64", "x86"}
-    default = _recipe(QuantType.QInt8, per_channel=False)
     signed = _recipe(QuantType.QInt8)
     unsigned, seven_bits = _recipe(QuantType.QUInt8), _recipe(QuantType.QUInt8, reduce_range=True)
-    x86_order = [unsigned, seven_bits] if cpu["vnni"] else [seven_bits, unsigned]
-    order = [*x86_order, signed, default] if x86 else [signed, unsigned, default]
-    return {_recipe_name(**recipe): recipe for recipe in order}
+    x86_order = [unsigned, seven_bits, signed] if cpu["vnni"] else [seven_bits, unsigned, signed]
+    order = x86_order if cpu["architecture"].lower() in X86 else [signed, unsigned]
+    return {recipe_name(**recipe): recipe for recipe in order}
+
+
+def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: list[str]) -> dict[str, dict]:
+    """Name the recipes to choose from: the types, and variations of the two best of them.
+
+    Variations leave the stem or the most `sensitive` node in float, cut outliers off (percentile, entropy), or leave
+    the biases as they are. The last one is the library's default, which is also the original's recipe.
+    """
+    kinds = type_recipes(cpu)
+    first_nodes = [node.name for node in stem(onnx.load(prepared_path))]
+    recipes = list(kinds.values())
+    for base in recipes[:2]:
+        recipes.append(base | {"nodes_to_exclude": first_nodes, "note": "stem in float"})
+        recipes += [base | {"nodes_to_exclude": [name], "note": f"{name} in float"} for name in sensitive[:1]]
+    best = next(iter(kinds.values()))
+    recipes += [best | {"calibrate_method": CalibrationMethod[name]} for name in ("Percentile", "Entropy")]
+    recipes += [best | {"correct": False}, _recipe(QuantType.QInt8, per_channel=False) | {"correct": False}]
+    return {recipe_name(**recipe): recipe for recipe in recipes}
 
 
 def _recipe(activation_type: QuantType, per_channel: bool = True, reduce_range: bool = False) -> dict:
@@ -48,21 +75,56 @@ def _recipe(activation_type: QuantType, per_channel: bool = True, reduce_range: 
         "weight_type": QuantType.QInt8,
         "per_channel": per_channel,
         "reduce_range": reduce_range,
+        "calibrate_method": CalibrationMethod.MinMax,
+        "nodes_to_exclude": [],
+        "correct": True,
+        "note": "",
     }
 
 
-def _recipe_name(activation_type: QuantType, weight_type: QuantType, per_channel: bool, reduce_range: bool) -> str:
+def recipe_name(
+    activation_type: QuantType,
+    weight_type: QuantType,
+    per_channel: bool,
+    reduce_range: bool,
+    calibrate_method: CalibrationMethod,
+    correct: bool,
+    note: str,
+    **_,
+) -> str:
     """Write a recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
     letters = "".join("U8" if each == QuantType.QUInt8 else "S8" for each in (activation_type, weight_type))
-    return " ".join([letters, *["per-channel"] * per_channel, *["reduce-range"] * reduce_range])
+    method = [] if calibrate_method == CalibrationMethod.MinMax else [calibrate_method.name.lower()]
+    words = ["per-channel"] * per_channel + ["reduce-range"] * reduce_range + method + ["uncorrected"] * (not correct)
+    return " ".join([letters, *words]) + (f", {note}" if note else "")
 
 
-def pre_process(source: Path, target: Path) -> None:
-    """Infer shapes and fuse what can be fused before quantization, as ONNX Runtime asks for."""
+def prepare(source: Path, target: Path) -> None:
+    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, and see `utils.rewrite`."""
     with whole_file(target) as temporary:
         quant_pre_process(source, temporary, auto_merge=True)
+        model = onnx.load(temporary)
+        strip(model)
+        flatten_channels_last(model)
+        keep_pooling_in_place(model)
+        onnx.save(onnx.shape_inference.infer_shapes(model), temporary)
 
 
 def count_operators(path: Path) -> Counter:
     """Count the graph's nodes by operator."""
     return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def overflow_share(path: Path) -> float:
+    """Bound how many neighbouring pairs of 8-bit weights can overflow on an x86 CPU without VNNI.
+
+    There two products of an activation (0 to 255) and a weight are summed in 16 bits, which saturate beyond 32,767
+    (onnxruntime#5849, #14642), so two weights that sum to more than 128 in size may. Depthwise layers work otherwise.
+    """
+    pairs = []
+    for tensor in onnx.load(path).graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.dtype == np.int8 and weights.ndim > 1 and weights.shape[1] > 1:
+            even = weights.shape[1] // 2 * 2
+            pairs.append((weights[:, 0:even:2].astype(int) + weights[:, 1:even:2]).ravel())
+    return float(np.mean(np.abs(np.concatenate(pairs)) > 128)) if pairs else 0.0

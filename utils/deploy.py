@@ -1,0 +1,89 @@
+"""The model as it is deployed: from a picture as people have it to calibrated probabilities, in one file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, compose, parser
+
+from utils.config import InputError, whole_file
+from utils.predict import Classifier
+
+RESIZE = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1'}
+PREPARE = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
+prepare (uint8[batch, {height}, {width}, 3] image) => (float[batch, 3, {size}, {size}] image_prepared) <
+    int64[1] image_width = {{{size}}}, int64[1] image_height = {{{size}}},
+    float image_black = {{0}}, float image_white = {{255}},
+    float[3, 1, 1] image_factor = {{{factor}}},
+    float[3, 1, 1] image_offset = {{{offset}}}
+> {{
+    image_pixels = Cast <to = 1> (image)
+    image_planes = Transpose <perm = [0, 3, 1, 2]> (image_pixels)
+    {resize}
+    image_scaled = Mul (image_resized, image_factor)
+    image_prepared = Sub (image_scaled, image_offset)
+}}"""
+# as Pillow does it: first the rows, then the columns, each rounded to 8 bits; bicubic overshoots
+RESIZE_NODES = """image_wide = Resize <antialias = 1, axes = [3], {mode}> (image_planes, , , image_width)
+    image_wide_whole = Round (image_wide)
+    image_wide_clipped = Clip (image_wide_whole, image_black, image_white)
+    image_high = Resize <antialias = 1, axes = [2], {mode}> (image_wide_clipped, , , image_height)
+    image_high_whole = Round (image_high)
+    image_resized = Clip (image_high_whole, image_black, image_white)"""
+KEEP_NODE = "image_resized = Identity (image_planes)"
+ANSWER = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
+answer (float[batch, classes] logits) => (float[batch, classes] probabilities) <
+    float temperature = {{{temperature}}}
+> {{
+    logits_tempered = Div (logits, temperature)
+    probabilities = Softmax <axis = 1> (logits_tempered)
+}}"""
+
+
+def write_deployable(
+    source: Path, target: Path, preprocessing: dict, temperature: float = 1.0, any_size: bool = True
+) -> None:
+    """Put the preprocessing before a model and softmax behind it, both in float, outside what is quantized.
+
+    The file maps `image` uint8 (batch, height, width, 3) to `probabilities` float32 (batch, classes): softmax of the
+    logits over `temperature` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow does, otherwise
+    it takes the training's size alone. Raises InputError for an interpolation that ONNX has no equal of.
+    """
+    model = onnx.load(source)
+    version = {"ir_version": model.ir_version, "opset": _opset(model)}
+    before = parser.parse_model(PREPARE.format(**version, **_preparation(preprocessing, any_size)))
+    after = parser.parse_model(ANSWER.format(**version, temperature=float(temperature)))
+    del model.metadata_props[:]
+    whole = compose.merge_models(before, model, io_map=[("image_prepared", model.graph.input[0].name)])
+    whole = compose.merge_models(whole, after, io_map=[(model.graph.output[0].name, "logits")])
+    with whole_file(target) as temporary:
+        onnx.save(whole, temporary)
+
+
+def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
+    """Classify photos, each as it lies on the disk, with a deployed file; → class positions (N,)."""
+    classifier = Classifier(path)
+    return np.array([classifier.probabilities(photo).argmax() for photo in photos])
+
+
+def _opset(model: ModelProto) -> int:
+    return next(each.version for each in model.opset_import if each.domain == "")
+
+
+def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:
+    """Fill the blanks of `PREPARE`; (pixel / 255 − mean) / std is one multiplication and one subtraction."""
+    size, interpolation = preprocessing["image_size"], preprocessing["interpolation"]
+    if any_size and interpolation not in RESIZE:
+        raise InputError(f"no ONNX operator resizes by {interpolation!r}: write the model with any_size=False")
+    mean, std = np.array(preprocessing["mean"]), np.array(preprocessing["std"])
+    return {
+        "size": size,
+        "height": "height" if any_size else size,
+        "width": "width" if any_size else size,
+        "factor": ", ".join(map(str, (1 / (255 * std)).tolist())),
+        "offset": ", ".join(map(str, (mean / std).tolist())),
+        "resize": RESIZE_NODES.format(mode=RESIZE[interpolation])
+        if any_size
+        else "image_resized = Identity (image_planes)",
+    }

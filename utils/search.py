@@ -1,0 +1,165 @@
+"""Which INT8 recipe? Score the candidates, time them, and choose by a rule."""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+from tqdm.auto import tqdm
+
+from utils.config import SEED, sha256, whole_file
+from utils.metrics import confusion, macro_f1
+from utils.rewrite import LAYERS
+from utils.session import open_session
+
+BATCH = 32  # images per call when only the answers matter
+TIE = 1.05  # times the fastest one's latency: closer than that is noise
+
+
+def run_model(path: Path, images: np.ndarray, **options) -> np.ndarray:
+    """Run an ONNX file on images float32 (N, 3, H, W) → logits (N, C); `options` go to `open_session`."""
+    session = open_session(path, **options)
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([session.run(None, {"input": images[start : start + BATCH]})[0] for start in starts])
+
+
+def sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Signal-to-quantization-noise ratio of logits against the float model's, in decibel."""
+    noise = np.square(reference - logits, dtype=np.float64).sum()
+    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-12)))
+
+
+def score(labels: np.ndarray, reference: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Score logits (N, C) against the labels, and against the float model's logits as `reference`."""
+    predictions, num_classes = logits.argmax(1), logits.shape[1]
+    counts = confusion(labels, predictions, num_classes)
+    present = counts.sum(axis=1) > 0
+    return {
+        "agreement": float((predictions == reference.argmax(1)).mean()),
+        "sqnr_db": sqnr_db(reference, logits),
+        "macro_f1": macro_f1(labels, predictions, num_classes),
+        "worst_recall": float((np.diag(counts)[present] / counts.sum(axis=1)[present]).min()),
+    }
+
+
+def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 8) -> dict[str, float]:
+    """Time one image (1, 3, H, W) in each ONNX file; → median in ms.
+
+    All models stay loaded, and each round visits them in a new random order, so that a busy moment of the machine hits
+    all alike. One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
+    """
+    sessions = {name: open_session(path) for name, path in paths.items()}
+    generator, times = np.random.default_rng(SEED), {name: [] for name in paths}
+    for _ in tqdm(range(rounds), "time", leave=False):
+        for name in generator.permutation(list(paths)):
+            sessions[name].run(None, {"input": image})
+            for _ in range(calls):
+                started = time.perf_counter()
+                sessions[name].run(None, {"input": image})
+                times[name].append((time.perf_counter() - started) * 1e3)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def rank_sensitivity(quantize: Callable[..., None], prepared_path: Path, recipe: dict, images: np.ndarray) -> pd.Series:
+    """Leave each Conv and Gemm in float, one at a time, and see what that gains: dB of SQNR, the most sensitive first.
+
+    `quantize(target, **recipe)` writes a model. Biases are not corrected here, which would hide the differences.
+    """
+    nodes = [node.name for node in onnx.load(prepared_path).graph.node if node.op_type in LAYERS]
+    reference, ratios = run_model(prepared_path, images), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in tqdm(["", *nodes], "sensitivity", leave=False):
+            path = Path(folder) / "left.onnx"
+            quantize(path, **recipe | {"correct": False, "nodes_to_exclude": [name] if name else []})
+            ratios[name] = sqnr_db(reference, run_model(path, images))
+    return (pd.Series(ratios) - ratios[""]).drop("").sort_values(ascending=False)
+
+
+def choose(candidates: pd.DataFrame, reference: dict[str, float], budget: dict[str, float]) -> tuple[str, pd.Series]:
+    """Choose the fastest candidate that stays within the budget; → its name, and which ones do.
+
+    `candidates` has the columns latency_ms, agreement, sqnr_db, macro_f1, worst_recall; `reference` the float model's
+    macro_f1 and worst_recall; `budget` how much of these may be lost, and the least agreement. Among those that are as
+    fast but for noise, the one with the highest SQNR; if none is within the budget, that one among all.
+    """
+    lost = {name: reference[name] - candidates[name] for name in ("macro_f1", "worst_recall")}
+    within = candidates["agreement"] >= budget["agreement"]
+    for name, loss in lost.items():
+        within &= loss <= budget[name] + 1e-9
+    rivals = candidates[within] if within.any() else candidates
+    if within.any():
+        rivals = rivals[rivals["latency_ms"] <= TIE * rivals["latency_ms"].min()]
+    return str(rivals["sqnr_db"].idxmax()), within
+
+
+def content_hash(*parts: object) -> str:
+    """Hash what a result depends on: files by their bytes, everything else by its text, and ONNX Runtime's version."""
+    texts = [sha256(part) if isinstance(part, Path) else repr(part) for part in parts]
+    return hashlib.sha256("\n".join([onnxruntime.__version__, *texts]).encode()).hexdigest()[:16]
+
+
+def remembered(cache: Path, key: str, compute: Callable[[], object]) -> object:
+    """Return what an earlier run found under the same `content_hash`, or compute it and write it down in `cache`."""
+    known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    if key not in known:
+        known[key] = compute()
+        with whole_file(cache) as temporary:
+            temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+    return known[key]
+
+
+def try_recipes(
+    quantize: Callable[..., None],
+    recipes: dict[str, dict],
+    float_path: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+) -> list[dict]:
+    """Quantize by every recipe, score on the images given, and time; → a row per recipe, fp32 first.
+
+    `quantize(target, **recipe)` writes a model; `valid` marks the validation images, whose macro-F1 is given as well.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"fp32": float_path} | {name: Path(folder) / f"{i}.onnx" for i, name in enumerate(recipes)}
+        reference, rows = run_model(float_path, images), []
+        for name, path in tqdm(paths.items(), "recipes", leave=False):
+            if name in recipes:
+                quantize(path, **recipes[name])
+            logits = run_model(path, images)
+            valid_macro_f1 = macro_f1(labels[valid], logits[valid].argmax(1), logits.shape[1])
+            row = {"recipe": name, **score(labels, reference, logits), "valid_macro_f1": valid_macro_f1}
+            rows.append(row | {"bytes": path.stat().st_size})
+        latency = time_models(paths, images[:1])
+    return [row | {"latency_ms": latency[row["recipe"]]} for row in rows]
+
+
+def try_draws(
+    quantize: Callable[..., None],
+    sizes: Sequence[int],
+    draws: int,
+    images: np.ndarray,
+    unseen: np.ndarray,
+    float_path: Path,
+) -> list[dict]:
+    """Calibrate on random draws of the images, without replacement, and on all of them once; → a row per draw.
+
+    `quantize(target, images)` writes a model calibrated on images. Each is scored against the float model on the
+    `unseen` ones: agreement and sqnr_db.
+    """
+    generator, reference, rows = np.random.default_rng(SEED), run_model(float_path, unseen), []
+    sizes = [size for size in sizes if size < len(images) for _ in range(draws)]
+    samples = [generator.choice(len(images), size, replace=False) for size in sizes]
+    with tempfile.TemporaryDirectory() as folder:
+        for sample in tqdm([*samples, np.arange(len(images))], "draws", leave=False):
+            quantize(Path(folder) / "draw.onnx", images[np.sort(sample)])
+            logits = run_model(Path(folder) / "draw.onnx", unseen)
+            agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+            rows.append({"images": len(sample), "agreement": agreement, "sqnr_db": sqnr_db(reference, logits)})
+    return rows
