@@ -15,23 +15,23 @@ PREPARE = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
 prepare (uint8[batch, {height}, {width}, 3] image) => (float[batch, 3, {size}, {size}] image_prepared) <
     int64[1] image_width = {{{size}}}, int64[1] image_height = {{{size}}},
     float image_black = {{0}}, float image_white = {{255}},
-    float[3, 1, 1] image_factor = {{{factor}}},
-    float[3, 1, 1] image_offset = {{{offset}}}
+    float[3] image_factor = {{{factor}}}, float[3] image_offset = {{{offset}}}
 > {{
     image_pixels = Cast <to = 1> (image)
-    image_planes = Transpose <perm = [0, 3, 1, 2]> (image_pixels)
     {resize}
     image_scaled = Mul (image_resized, image_factor)
-    image_prepared = Sub (image_scaled, image_offset)
+    image_normalized = Sub (image_scaled, image_offset)
+    image_prepared = Transpose <perm = [0, 3, 1, 2]> (image_normalized)
 }}"""
-# as Pillow does it: first the rows, then the columns, each rounded to 8 bits; bicubic overshoots
-RESIZE_NODES = """image_wide = Resize <antialias = 1, axes = [3], {mode}> (image_planes, , , image_width)
+# as Pillow does it: first the rows, then the columns, each rounded to 8 bits; bicubic overshoots. Channels stay last:
+# ONNX Runtime 1.32 breaks a Resize with axes when it moves a Transpose over it
+RESIZE_NODES = """image_wide = Resize <antialias = 1, axes = [2], {mode}> (image_pixels, , , image_width)
     image_wide_whole = Round (image_wide)
     image_wide_clipped = Clip (image_wide_whole, image_black, image_white)
-    image_high = Resize <antialias = 1, axes = [2], {mode}> (image_wide_clipped, , , image_height)
+    image_high = Resize <antialias = 1, axes = [1], {mode}> (image_wide_clipped, , , image_height)
     image_high_whole = Round (image_high)
     image_resized = Clip (image_high_whole, image_black, image_white)"""
-KEEP_NODE = "image_resized = Identity (image_planes)"
+KEEP_NODE = "image_resized = Identity (image_pixels)"
 ANSWER = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
 answer (float[batch, classes] logits) => (float[batch, classes] probabilities) <
     float temperature = {{{temperature}}}
@@ -85,5 +85,5 @@ def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:
         "offset": ", ".join(map(str, (mean / std).tolist())),
         "resize": RESIZE_NODES.format(mode=RESIZE[interpolation])
         if any_size
-        else "image_resized = Identity (image_planes)",
+        else "image_resized = Identity (image_pixels)",
     }

@@ -57,13 +57,13 @@ def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: list[str]) -> d
     Variations leave the stem or the most `sensitive` node in float, cut outliers off (percentile, entropy), or leave
     the biases as they are. The last one is the library's default, which is also the original's recipe.
     """
-    kinds = type_recipes(cpu)
     first_nodes = [node.name for node in stem(onnx.load(prepared_path))]
-    recipes = list(kinds.values())
-    for base in recipes[:2]:
+    recipes = list(type_recipes(cpu).values())
+    best, second = recipes[:2]
+    for base in (best, second):
         recipes.append(base | {"nodes_to_exclude": first_nodes, "note": "stem in float"})
-        recipes += [base | {"nodes_to_exclude": [name], "note": f"{name} in float"} for name in sensitive[:1]]
-    best = next(iter(kinds.values()))
+    for name in [name for name in sensitive if name not in first_nodes][:1]:
+        recipes.append(best | {"nodes_to_exclude": [name], "note": f"{name} in float"})
     recipes += [best | {"calibrate_method": CalibrationMethod[name]} for name in ("Percentile", "Entropy")]
     recipes += [best | {"correct": False}, _recipe(QuantType.QInt8, per_channel=False) | {"correct": False}]
     return {recipe_name(**recipe): recipe for recipe in recipes}

@@ -14,9 +14,9 @@ def strip(model: ModelProto) -> None:
         each.doc_string = ""
     del model.graph.value_info[:]
     used = {node.domain for node in model.graph.node}
-    operator_sets = [each for each in model.opset_import if each.domain in used]
+    versions = {each.domain: each.version for each in model.opset_import if each.domain in used}
     del model.opset_import[:]
-    model.opset_import.extend(operator_sets)
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
 
 
 def stem(model: ModelProto) -> list[NodeProto]:

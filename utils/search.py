@@ -19,7 +19,7 @@ from utils.rewrite import LAYERS
 from utils.session import open_session
 
 BATCH = 32  # images per call when only the answers matter
-TIE = 1.05  # times the fastest one's latency: closer than that is noise
+TIE_LATENCY, TIE_DB = 1.05, 1.0  # closer than that, in times the fastest latency and in dB of SQNR, is noise
 
 
 def run_model(path: Path, images: np.ndarray, **options) -> np.ndarray:
@@ -86,16 +86,18 @@ def choose(candidates: pd.DataFrame, reference: dict[str, float], budget: dict[s
 
     `candidates` has the columns latency_ms, agreement, sqnr_db, macro_f1, worst_recall; `reference` the float model's
     macro_f1 and worst_recall; `budget` how much of these may be lost, and the least agreement. Among those that are as
-    fast but for noise, the one with the highest SQNR; if none is within the budget, that one among all.
+    fast but for noise, and as near to fp32 within a decibel, the first one, as the simplest recipes come first. If none
+    is within the budget, all are and speed does not count.
     """
     lost = {name: reference[name] - candidates[name] for name in ("macro_f1", "worst_recall")}
     within = candidates["agreement"] >= budget["agreement"]
     for name, loss in lost.items():
         within &= loss <= budget[name] + 1e-9
-    rivals = candidates[within] if within.any() else candidates
+    rivals = candidates
     if within.any():
-        rivals = rivals[rivals["latency_ms"] <= TIE * rivals["latency_ms"].min()]
-    return str(rivals["sqnr_db"].idxmax()), within
+        fastest = candidates.loc[within, "latency_ms"].min()
+        rivals = candidates[within & (candidates["latency_ms"] <= TIE_LATENCY * fastest)]
+    return str((rivals["sqnr_db"] >= rivals["sqnr_db"].max() - TIE_DB).idxmax()), within
 
 
 def content_hash(*parts: object) -> str:
@@ -106,7 +108,10 @@ def content_hash(*parts: object) -> str:
 
 def remembered(cache: Path, key: str, compute: Callable[[], object]) -> object:
     """Return what an earlier run found under the same `content_hash`, or compute it and write it down in `cache`."""
-    known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: then it is written anew
+        known = {}
     if key not in known:
         known[key] = compute()
         with whole_file(cache) as temporary:

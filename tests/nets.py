@@ -1,0 +1,76 @@
+"""Small ONNX networks, built node by node, and the short way to INT8."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+BASE = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": False}
+
+
+class ArrayReader(CalibrationDataReader):
+    """Feed an array in batches."""
+
+    def __init__(self, images: np.ndarray, batch_size: int = 4):
+        self.images, self.batch_size = images, batch_size
+        self.rewind()
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def rewind(self) -> None:
+        self.start = 0
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = self.images[self.start : self.start + self.batch_size]
+        self.start += self.batch_size
+        return {"input": batch} if len(batch) else None
+
+
+def save_net(path: Path, nodes: list, constants: dict[str, np.ndarray], size: int, classes: str | int = 3) -> Path:
+    """Write nodes that lead from `input` (batch, 3, size, size) to `output` (batch, classes)."""
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, size, size])]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", classes])]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def residual_net(path: Path, seed: int = 0) -> Path:
+    """Conv → Clip → Conv → Relu, Conv beside it, added, pooled, Gemm: a branch, and both activations that cut off."""
+    generator = np.random.default_rng(seed)
+
+    def layer(outputs: int, inputs: int, kernel: int) -> np.ndarray:
+        return (generator.normal(size=(outputs, inputs, kernel, kernel)) / np.sqrt(inputs * kernel**2)).astype(
+            np.float32
+        )
+
+    def bias(outputs: int) -> np.ndarray:
+        return generator.normal(size=outputs).astype(np.float32) * np.float32(0.3)
+
+    constants = {
+        "w1": layer(8, 3, 3), "b1": bias(8), "w2": layer(8, 8, 3), "b2": bias(8), "w3": layer(8, 8, 1), "b3": bias(8),
+        "w4": layer(3, 8, 1)[:, :, 0, 0], "b4": bias(3), "low": np.float32(0), "high": np.float32(6),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["a"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["a", "low", "high"], ["a6"], "clip1"),
+        helper.make_node("Conv", ["a6", "w2", "b2"], ["b"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["b"], ["b_relu"], "relu2"),
+        helper.make_node("Conv", ["a6", "w3", "b3"], ["c"], "conv3"),
+        helper.make_node("Add", ["b_relu", "c"], ["d"], "add"),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"], "pool"),
+        helper.make_node("Flatten", ["e"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["output"], "gemm", transB=1),
+    ]
+    return save_net(path, nodes, {name: np.asarray(value) for name, value in constants.items()}, size=16)
+
+
+def to_int8(source: Path, target: Path, images: np.ndarray, **options) -> Path:
+    """Quantize, calibrated on images (N, 3, H, W)."""
+    options = BASE | {"calibrate_method": CalibrationMethod.MinMax} | options
+    quantize_static(source, target, ArrayReader(images), quant_format=QuantFormat.QDQ, **options)
+    return target

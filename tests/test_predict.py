@@ -1,0 +1,91 @@
+"""utils.predict needs onnxruntime, numpy and Pillow, and answers for every photo it can read."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from nets import residual_net
+from PIL import Image
+
+from utils.deploy import write_deployable
+from utils.export import write_metadata
+
+PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
+CLASSES = ["사과", "cherry", "tomato"]
+# every other package of this project is made impossible to import
+BARE = """
+import runpy, sys
+for name in ("torch", "torchvision", "pandas", "scipy", "sklearn", "onnx", "tqdm", "matplotlib", "timm"):
+    sys.modules[name] = None
+runpy.run_module("utils.predict", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("내 사진")
+    residual_net(folder / "net.onnx")
+    write_metadata(folder / "net.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
+    for name, any_size in (("any", True), ("fixed", False)):
+        write_deployable(folder / "net.onnx", folder / f"{name}_deploy.onnx", PREPROCESSING, any_size=any_size)
+        write_metadata(folder / f"{name}_deploy.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        pixels = generator.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "bad.jpg").write_bytes(b"<html></html>")
+    return folder
+
+
+def predict(folder, *names, **environment):
+    command = [sys.executable, "-c", BARE, *[str(folder / name) for name in names]]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("model", ["any_deploy.onnx", "fixed_deploy.onnx"])
+def test_prints_class_and_probability_of_each_photo(folder, model):
+    done = predict(folder, model, "0.png", "1.png", "2.png")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == [str(folder / f"{number}.png") for number in range(3)]
+    assert all(line[1] in CLASSES and 33 <= float(line[2].rstrip("%")) <= 100 for line in lines)
+
+
+def test_both_files_agree(folder):
+    answers = []
+    for model in ("any_deploy.onnx", "fixed_deploy.onnx"):
+        lines = predict(folder, model, "0.png", "1.png", "2.png").stdout.splitlines()
+        answers.append([line.split("\t")[1] for line in lines])
+    assert answers[0] == answers[1] and len(answers[0]) == 3
+
+
+def test_bad_photo_is_named_and_the_others_are_answered(folder):
+    done = predict(folder, "any_deploy.onnx", "0.png", "bad.jpg", "gone.png", "1.png")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    assert "bad.jpg: not an image; it is a web page" in done.stderr
+    assert "gone.png" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_model_that_takes_no_photos_is_refused(folder):
+    done = predict(folder, "net.onnx", "0.png")
+    assert done.returncode == 1
+    assert "net.onnx takes 'input' tensor(float)" in done.stderr and "_deploy.onnx" in done.stderr
+    done = predict(folder, "gone.onnx", "0.png")
+    assert done.returncode == 1 and "gone.onnx does not exist" in done.stderr
+
+
+def test_usage_without_photos(folder):
+    done = predict(folder, "any_deploy.onnx")
+    assert done.returncode == 2 and done.stderr.startswith("usage: python -m utils.predict")
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "ascii"])
+def test_console_that_lacks_letters(folder, encoding):
+    done = predict(folder, "any_deploy.onnx", "0.png", "1.png", LC_ALL="C", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
