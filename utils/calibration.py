@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def calibrate(model_path: Path, folder: Path, reader: CalibrationDataReader, met
     """
     folder = Path(tempfile.mkdtemp(dir=folder))
     augmented, ranges = folder / "augmented.onnx", folder / "ranges.json"
+    model_path = shutil.copy(model_path, folder / "model.onnx")  # beside which the calibrator writes
     reader.rewind()
     with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints for every batch
         calibrator = create_calibrator(model_path, augmented_model_path=str(augmented), calibrate_method=method)
