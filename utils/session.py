@@ -32,5 +32,11 @@ def open_session(path: Path | bytes, threads: int = THREADS, precise: bool = Fal
 
 
 def read_metadata(session: ort.InferenceSession) -> dict:
-    """Read what `write_metadata` stored."""
-    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    """Read what `write_metadata` stored; what others stored is text."""
+    metadata = {}
+    for name, value in session.get_modelmeta().custom_metadata_map.items():
+        try:
+            metadata[name] = json.loads(value)
+        except ValueError:
+            metadata[name] = value
+    return metadata
