@@ -2,7 +2,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
-python run.py -p EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
+python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
 python run.py lab                                 open JupyterLab here
 python run.py test                                lint and test
 """

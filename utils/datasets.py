@@ -1,6 +1,7 @@
 """Table of images → split → Dataset → loader."""
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,7 +187,8 @@ class ImageDataset(Dataset):
     """Images of a folder with their labels; minority classes may have a transform of their own.
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
-    drawn from (seed, epoch, image) alone, so an epoch has the same bits with and without workers.
+    drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
+    every fold.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class ImageDataset(Dataset):
         seed: int = SEED,
     ):
         self.paths = [folder / path for path in index["path"]]
+        self.names = [zlib.crc32(path.encode()) for path in index["path"]]
         self.labels = [list(classes).index(name) for name in index["class"]]
         self.minority_labels = {list(classes).index(name) for name in minority}
         self.transform, self.minority_transform = transform, minority_transform or transform
@@ -213,7 +216,7 @@ class ImageDataset(Dataset):
         if label not in self.minority_labels:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
-            draw = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1, np.uint64)
+            draw = np.random.SeedSequence([self.seed, self.epoch, self.names[position]]).generate_state(1, np.uint64)
             torch.manual_seed(int(draw[0]))
             return self.minority_transform(image), label
 

