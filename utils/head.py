@@ -49,6 +49,7 @@ def view_features(
     return np.concatenate(features), np.concatenate(rows)
 
 
+@threadpool_limits.wrap(limits=1)  # on so few rows, threads mostly wait for each other
 def fit_head(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_classes: int, class_weight: str | None = None
 ) -> Head:
@@ -70,8 +71,7 @@ def fit_head(
         probabilities = out_of_fold(head(penalty), inputs[some] * unit, labels[some], groups[some], repeats=1)[0]
         return cross_entropy(np.log(probabilities.clip(1e-9)), labels[some])
 
-    with threadpool_limits(1):  # on so few rows, threads mostly wait for each other
-        best = head(min(PENALTIES, key=loss)).fit(inputs * unit, labels)
+    best = head(min(PENALTIES, key=loss)).fit(inputs * unit, labels)
     weight, bias = best.coef_, best.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the difference only
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
