@@ -13,15 +13,6 @@ from utils.model import ConvNet, save_checkpoint
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of a tiny network wait for each other a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """One network as a checkpoint and as an ONNX file."""

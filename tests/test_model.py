@@ -24,15 +24,6 @@ DETAILS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of a tiny network wait for each other a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)

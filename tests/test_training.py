@@ -29,15 +29,6 @@ PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 
 CLASSES = ["apple", "tomato"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of a tiny network wait for each other a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = fill_folder(tmp_path_factory.mktemp("내 문서") / "사진 모음", {"apple": 18, "tomato": 12})

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.config import whole_file
-from utils.model import DEVICE
-
-LARGE = 1_000_000  # weights; a smaller network has answered before its export would be ready
+from utils.model import DEVICE, LARGE, fitting_threads
 
 
 class _Body(nn.Module):
@@ -43,7 +41,8 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         missing = {key: position for position, key in enumerate(batch) if key not in known and key not in new}
         if missing:
             run = run or _compile(model, images)
-            new |= dict(zip(missing, run(images[list(missing.values())]), strict=True))
+            with fitting_threads(model):
+                new |= dict(zip(missing, run(images[list(missing.values())]), strict=True))
         keys += batch
     if new and folder:
         _write(folder, new)
@@ -64,7 +63,7 @@ def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]
     """Ready a network for many images: as it is, or exported where that pays."""
     body = _Body(model).eval()
     if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE:
-        return lambda images: body(images.to(DEVICE)).cpu().numpy()
+        return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
     trial = (torch.zeros(2, *images.shape[1:]),)

@@ -91,10 +91,10 @@ def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Se
     """ROAD: does the target's probability fall more when the hot pixels go than when the cold ones go? → (N,).
 
     Above 0 the map points at what the network uses. Removed pixels are filled in from their surroundings (Rong et al.
-    2022, arXiv 2202.00449); the mean over removing two, five and eight tenths.
+    2022, arXiv 2202.00449); the mean over removing three and seven tenths.
     """
     classify = nn.Sequential(model.eval(), nn.Softmax(dim=1))
-    metric = ROADCombined(percentiles=[20, 50, 80])
+    metric = ROADCombined(percentiles=[30, 70])
     with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
         return metric(images, heat, [ClassifierOutputTarget(int(target)) for target in targets], classify)
 

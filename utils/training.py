@@ -21,7 +21,7 @@ from utils.config import SEED, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, make_loader
 from utils.head import fit_head, head_logits, set_head
 from utils.metrics import macro_f1
-from utils.model import DEVICE, classifier_names, load_checkpoint, predict
+from utils.model import DEVICE, classifier_names, fitting_threads, load_checkpoint, predict
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 SLOWER = 3  # times, that pretrained layers learn than the new one
@@ -44,16 +44,17 @@ def train_epoch(
     """
     model.train()
     total = 0.0
-    for images, labels in loader:
-        loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
-        if not math.isfinite(loss.item()):
-            raise InputError(f"the training loss became {loss.item()}: lower LEARNING_RATE and run training again")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if schedule:
-            schedule.step()
-        total += loss.item() * len(labels)
+    with fitting_threads(model):
+        for images, labels in loader:
+            loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
+            if not math.isfinite(loss.item()):
+                raise InputError(f"the training loss became {loss.item()}: lower LEARNING_RATE and run training again")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            total += loss.item() * len(labels)
     return total / len(loader.dataset)
 
 
