@@ -24,11 +24,16 @@ def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Ax
     The margin is the distance of the two largest probabilities.
     """
     ax = ax or plt.gca()
-    ax.hist(margin, bins=np.linspace(0, 1, 41), color=MODEL_COLORS["onnx"], alpha=0.6)
+    ax.hist(margin, bins=np.linspace(0, 1, 41), color=MODEL_COLORS["onnx"], alpha=0.6, log=True)
     ax.vlines(margin[flipped], 0, 1, transform=ax.get_xaxis_transform(), color=MODEL_COLORS["int8"], lw=1)
     label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
     ax.text(0.03, 0.97, label, transform=ax.transAxes, color=MODEL_COLORS["int8"], va="top", weight="bold")
-    ax.set(xlabel="margin: largest probability − second largest, of the float model", ylabel="images", xlim=(0, 1))
+    ax.set(
+        xlabel="margin: largest probability − second largest, of the float model",
+        ylabel="images",
+        xlim=(0, 1),
+        ylim=(0.7, None),
+    )
     return ax
 
 
@@ -39,9 +44,8 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for name, rows in latency.groupby("model", sort=False):
         batch = rows["task"].to_numpy(float)
         ax.fill_between(batch, rows["low"] / batch, rows["high"] / batch, color=colors[name], alpha=0.2, lw=0)
-        ax.plot(batch, rows["p50"] / batch, "o-", color=colors[name])
-        ax.annotate(name, (batch[-1], rows["p50"].iloc[-1] / batch[-1]), (8, 0), textcoords="offset points",
-                    color=colors[name], va="center")  # fmt: skip
+        ax.plot(batch, rows["p50"] / batch, "o-", color=colors[name], label=name)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
@@ -82,20 +86,23 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
     ax = ax or plt.gca()
     colors = model_colors(list(models.index))
     if budget:
-        ax.fill_between([0, budget[0]], budget[1], 1.02, color=COLORS[2], alpha=0.08, lw=0)
-        ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.02], color=COLORS[2], lw=1, ls=":")
-        ax.annotate("budget", (0, budget[1]), (4, 4), textcoords="offset points", color=COLORS[2])
-    for position, (name, row) in enumerate(models.sort_values("latency_ms").iterrows()):
+        ax.fill_between([0, budget[0]], budget[1], 1.1, color=COLORS[2], alpha=0.08, lw=0)
+        ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.1], color=COLORS[2], lw=1, ls=":")
+        ax.annotate("budget", (0, budget[1]), (4, -12), textcoords="offset points", color=COLORS[2])
+    before, steps, far = -np.inf, 0, 0.25 * models["latency_ms"].max()
+    for name, row in models.sort_values("latency_ms").iterrows():
+        steps, before = (steps + 1 if row["latency_ms"] - before < far else 0), row["latency_ms"]
         ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=colors[name], lw=1.5)
-        area = 900 * row["bytes"] / models["bytes"].max()
+        area = 700 * row["bytes"] / models["bytes"].max()
         ax.scatter(row["latency_ms"], row["macro_f1"], s=area, color=colors[name], alpha=0.6)
         ax.annotate(
             f"{name}\n{row['bytes'] / 1000:,.0f} kB",
             (row["latency_ms"], row["macro_f1"]),
-            xytext=(20, -16 - 34 * (position % 3)),  # apart, where latencies are close
+            xytext=(20, -18 - 34 * steps),  # apart, where latencies are close
             textcoords="offset points",
             color=colors[name],
         )
-    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(None, 1.02))
+    low = models["low"].min()
+    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(low - 0.05, 1.05))
     ax.set_xlim(0, 1.35 * models["latency_ms"].max())
     return ax

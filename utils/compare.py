@@ -11,6 +11,8 @@ import numpy as np
 from utils.config import THREADS, InputError, relative
 
 if TYPE_CHECKING:  # processes that are timed import this module and must stay small
+    import pandas as pd
+
     from utils.datasets import ImageDataset
 
 BATCH = 64  # images per call when only the answers matter
@@ -120,22 +122,38 @@ def file_bytes(path: Path) -> int:
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
 
 
-def answer_all(models: dict[str, Predictor], image_set: Callable[[dict], ImageDataset]) -> dict[str, np.ndarray]:
-    """Let each model answer all images of `image_set(preprocessing)`; → logits (N, C) each, in the order of `models`.
+def answer_all(
+    models: dict[str, Predictor], image_set: Callable[..., ImageDataset], spoil: Callable | None = None
+) -> dict[str, np.ndarray]:
+    """Let each model answer all images of `image_set(transform=...)`; → logits (N, C) each, in the order of `models`.
 
-    Models with the same preprocessing share one pass over the images, of which a batch is in memory at a time.
+    Models with the same preprocessing share one pass over the images, of which a batch is in memory at a time. `spoil`
+    changes each image (PIL) before it is prepared.
     """
+    from torchvision.transforms import v2
     from tqdm.auto import tqdm
 
-    from utils.datasets import make_loader
+    from utils.datasets import evaluation_transform, make_loader
 
     alike: dict[str, list[str]] = {}
     for name, model in models.items():
         alike.setdefault(repr(model.preprocessing), []).append(name)
     batches: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
-        loader = make_loader(image_set(models[names[0]].preprocessing), BATCH)
-        for images, _ in tqdm(loader, "answers", leave=False):
+        transform = evaluation_transform(models[names[0]].preprocessing)
+        dataset = image_set(transform=v2.Compose([spoil, transform]) if spoil else transform)
+        for images, _ in tqdm(make_loader(dataset, BATCH), "answers", leave=False):
             for name in names:
                 batches[name].append(models[name](images.numpy()))
     return {name: np.concatenate(each) for name, each in batches.items()}
+
+
+def unsplit_index(folder: Path) -> pd.DataFrame:
+    """List a folder's images, for models that this project did not make: columns path, class, group, split.
+
+    All count as test images, as long as the models never saw them; each is a group of its own but for exact copies.
+    """
+    from utils.images import scan_folder
+
+    good, _ = scan_folder(folder)
+    return good.assign(group=good["pixels"], split="test")[["path", "class", "group", "split"]]

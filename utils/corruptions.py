@@ -40,8 +40,8 @@ def shift(image: Image.Image) -> Image.Image:
     return moved
 
 
-CORRUPTIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "none": lambda image: image,
+CORRUPTIONS: dict[str, Callable[[Image.Image], Image.Image] | None] = {
+    "none": None,
     "darker": darker,
     "brighter": brighter,
     "blur": blur,

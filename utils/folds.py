@@ -52,7 +52,7 @@ def answer_folds(
 
 
 def _write_float(model: nn.Module, state: dict, size: int, path: Path) -> None:
-    """Export a fold's network; where only the last layer is its own, the file of the fold before needs new constants."""
+    """Export a fold's network; if only the last layer is its own, the file of the fold before gets new constants."""
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
     head = {id(parameter) for parameter in model.get_classifier().parameters()}

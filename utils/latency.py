@@ -84,6 +84,8 @@ def measure_latency(
         for name, worker in workers.items():
             started[name]["peak_rss_mb_batch"] = worker.submit(_peak_memory).result()
     processes = pd.DataFrame(started).T.rename_axis("model")
+    order = {PHOTO: 1e9} | dict(zip(batch_sizes, batch_sizes, strict=True)) | {name: i for i, name in enumerate(paths)}
+    calls.sort(key=lambda row: (order[row[1]], order[row[0]]))
     return Timing(pd.DataFrame(calls, columns=["model", "task", "round", "ms"]), processes, np.array(reference))
 
 
