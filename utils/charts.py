@@ -12,10 +12,15 @@ from utils.plots import COLORS, MODEL_COLORS
 OTHERS = ["#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
-def model_colors(names: Sequence[str]) -> dict[str, str]:
+def model_colors(names: Sequence[str]) -> list[str]:
     """Give each model its color, the same everywhere."""
     others = [name for name in names if name not in MODEL_COLORS]
-    return MODEL_COLORS | {name: OTHERS[position % len(OTHERS)] for position, name in enumerate(others)}
+    return [MODEL_COLORS.get(name) or OTHERS[others.index(name) % len(OTHERS)] for name in names]
+
+
+def caption(label: int, logits: dict[str, np.ndarray], classes: Sequence[str]) -> str:
+    """Write an image's class, and below it what each model (name → logits (C,)) takes it for."""
+    return "\n".join([classes[label], *(f"{name}: “{classes[each.argmax()]}”" for name, each in logits.items())])
 
 
 def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Axes:
@@ -40,11 +45,12 @@ def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Ax
 def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw ms per image against the batch size; `latency` has model, task (batch size), p50, low, high."""
     ax = ax or plt.gca()
-    colors = model_colors(list(latency["model"].unique()))
-    for name, rows in latency.groupby("model", sort=False):
+    names = list(latency["model"].unique())
+    for name, color in zip(names, model_colors(names), strict=True):
+        rows = latency[latency["model"] == name]
         batch = rows["task"].to_numpy(float)
-        ax.fill_between(batch, rows["low"] / batch, rows["high"] / batch, color=colors[name], alpha=0.2, lw=0)
-        ax.plot(batch, rows["p50"] / batch, "o-", color=colors[name], label=name)
+        ax.fill_between(batch, rows["low"] / batch, rows["high"] / batch, color=color, alpha=0.2, lw=0)
+        ax.plot(batch, rows["p50"] / batch, "o-", color=color, label=name)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
@@ -65,12 +71,11 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 with its interval per corruption and model; a row each: corruption, model, score, low, high."""
     ax = ax or plt.gca()
     corruptions, models = list(scores["corruption"].unique()), list(scores["model"].unique())
-    colors = model_colors(models)
-    for number, name in enumerate(models):
+    for number, (name, color) in enumerate(zip(models, model_colors(models), strict=True)):
         rows = scores[scores["model"] == name]
         places = np.arange(len(rows)) + (number - (len(models) - 1) / 2) * 0.16
-        ax.vlines(places, rows["low"], rows["high"], color=colors[name], lw=2)
-        ax.plot(places, rows["score"], "o", color=colors[name], ms=6, label=name)
+        ax.vlines(places, rows["low"], rows["high"], color=color, lw=2)
+        ax.plot(places, rows["score"], "o", color=color, ms=6, label=name)
     ax.set_xticks(range(len(corruptions)), corruptions)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(models), frameon=False)
     ax.set(ylabel="macro-F1, test part", ylim=(max(0, scores["low"].min() - 0.05), 1.02))
@@ -84,7 +89,7 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
     at most and must score at least (ms, macro-F1); what keeps it is shaded.
     """
     ax = ax or plt.gca()
-    colors = model_colors(list(models.index))
+    colors = dict(zip(models.index, model_colors(models.index), strict=True))
     if budget:
         ax.fill_between([0, budget[0]], budget[1], 1.1, color=COLORS[2], alpha=0.08, lw=0)
         ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.1], color=COLORS[2], lw=1, ls=":")

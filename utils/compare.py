@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,34 @@ class Predictor:
             )
         return {name: known[name] for name in sorted(PREPROCESSING)}
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise InputError when the file names other classes, or in another order."""
+        known = self.details.get("classes")
+        if isinstance(known, list) and known != list(classes):
+            raise InputError(
+                f"{relative(self.path)} answers with {', '.join(map(str, known))}, but the folder holds "
+                f"{', '.join(classes)}: give the folder it was trained for, its classes in alphabetical order"
+            )
+
+    def check_width(self, logits: np.ndarray, classes: Sequence[str]) -> None:
+        """Raise InputError when logits are not (N, C)."""
+        if logits.ndim != 2 or logits.shape[1] != len(classes):
+            raise InputError(
+                f"{relative(self.path)} answers with shape {logits.shape}, but the folder holds {len(classes)} classes "
+                f"({', '.join(classes)}): give a classifier of these, in alphabetical order"
+            )
+
+
+def check_alike(models: Sequence[Predictor]) -> None:
+    """Raise InputError unless all files stem from one run: the same preprocessing and the same split."""
+    for model in models[1:]:
+        for name in ("preprocessing", "split_hash"):
+            if model.details.get(name) != models[0].details.get(name):
+                raise InputError(
+                    f"{relative(model.path)} and {relative(models[0].path)} differ in {name}, so they are not of one "
+                    "run: run train.ipynb and onnx_quant.ipynb again"
+                )
+
 
 def _complete(preprocessing: object) -> bool:
     return isinstance(preprocessing, dict) and set(preprocessing) >= PREPROCESSING
@@ -123,12 +151,15 @@ def file_bytes(path: Path) -> int:
 
 
 def answer_all(
-    models: dict[str, Predictor], image_set: Callable[..., ImageDataset], spoil: Callable | None = None
+    models: dict[str, Predictor],
+    classes: Sequence[str],
+    image_set: Callable[..., ImageDataset],
+    spoil: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """Let each model answer all images of `image_set(transform=...)`; → logits (N, C) each, in the order of `models`.
 
     Models with the same preprocessing share one pass over the images, of which a batch is in memory at a time. `spoil`
-    changes each image (PIL) before it is prepared.
+    changes each image (PIL) before it is prepared. Raises InputError when a model answers with other classes.
     """
     from torchvision.transforms import v2
     from tqdm.auto import tqdm
@@ -137,6 +168,7 @@ def answer_all(
 
     alike: dict[str, list[str]] = {}
     for name, model in models.items():
+        model.check_classes(classes)
         alike.setdefault(repr(model.preprocessing), []).append(name)
     batches: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
@@ -145,6 +177,7 @@ def answer_all(
         for images, _ in tqdm(make_loader(dataset, BATCH), "answers", leave=False):
             for name in names:
                 batches[name].append(models[name](images.numpy()))
+                models[name].check_width(batches[name][-1], classes)
     return {name: np.concatenate(each) for name, each in batches.items()}
 
 

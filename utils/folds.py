@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +11,47 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utils.calibration import ImageFolderDataReader
-from utils.config import InputError
-from utils.datasets import ImageDataset, make_loader
+from utils.config import InputError, sha256
+from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.export import export_onnx, set_constants
-from utils.model import build_model
+from utils.model import build_model, load_folds
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
+from utils.report import read_report
+from utils.search import content_hash, remembered
 from utils.session import open_session
 
 
 def answer_folds(
-    folds: dict,
+    run: Path,
+    arch: str,
     index: pd.DataFrame,
-    image_set: Callable[[pd.DataFrame], ImageDataset],
-    chosen: dict,
+    image_set: Callable[..., ImageDataset],
     calibration: int,
     limit: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Export and quantize each fold's network and let both files answer the images it has not seen.
 
-    `folds` comes from `load_folds`, `image_set(part)` makes a Dataset of rows of `index`, `chosen` is the report's
-    section ``quantization``, whose recipe is used. Each network is calibrated on `calibration` images, spread evenly
-    over those that it may know: nothing held out shapes anything. With `limit`, only so many folds are done. Returns
-    logits (N, C) of ``onnx`` and ``int8``, nan where no fold answered.
+    The networks are those in ``folds_<arch>.pth`` of a run, the recipe is the one that its report names;
+    `image_set(part, transform=...)` makes a Dataset of rows of `index`. Each network is calibrated on `calibration`
+    images, spread evenly over those that it may know: nothing held out shapes anything. With `limit`, only so many
+    folds are done. Returns logits (N, C) of ``onnx`` and ``int8``, nan where no fold answered; they are kept in
+    ``folds_answers.json`` under a hash of what they depend on.
     """
+    path, split = run / f"folds_{arch}.pth", run / "split.csv"
+    folds, chosen = load_folds(path, sha256(split)), read_report(run).get("quantization", {})
+    make_set = partial(image_set, transform=evaluation_transform(folds["preprocessing"]))
+    key = content_hash(path, split, chosen.get("recipe"), chosen.get("sensitivity_db"), cpu_info(), calibration, limit)
+
+    def answer() -> dict[str, list]:
+        logits = _answer_all(folds, index, make_set, chosen, calibration, limit)
+        return {name: each.tolist() for name, each in logits.items()}
+
+    return {name: np.array(each) for name, each in remembered(run / "folds_answers.json", key, answer).items()}
+
+
+def _answer_all(
+    folds: dict, index: pd.DataFrame, image_set: Callable, chosen: dict, calibration: int, limit: int | None
+) -> dict[str, np.ndarray]:
     model, _ = build_model(folds["arch"], len(folds["classes"]))
     model = model.cpu().eval()
     logits = {name: np.full((len(index), len(folds["classes"])), np.nan) for name in ("onnx", "int8")}
