@@ -69,10 +69,9 @@ def measure_latency(
         context = multiprocessing.get_context("spawn")
         workers = {}
         for name, path in tqdm(paths.items(), "start", leave=False):
-            arguments = (path, list(photos), threads, preprocessing)
             begin = time.perf_counter()
-            workers[name] = stack.enter_context(ProcessPoolExecutor(1, context, _start_worker, arguments))
-            started[name] = workers[name].submit(_first_answer).result()
+            workers[name] = stack.enter_context(ProcessPoolExecutor(1, context))
+            started[name] = workers[name].submit(_start, path, list(photos), threads, preprocessing).result()
             started[name]["cold_start_ms"] = (time.perf_counter() - begin) * 1e3
         for number in tqdm(range(rounds), "latency", leave=False):
             tasks = [PHOTO, *(batch_sizes if number % RARER == 0 else batch_sizes[:1])]
@@ -152,21 +151,18 @@ def _reference_ms() -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _start_worker(path: Path, photos: list[Path], threads: int, preprocessing: dict | None) -> None:
-    global _predictor, _photos, _images, _load_ms
+def _start(path: Path, photos: list[Path], threads: int, preprocessing: dict | None) -> dict[str, float]:
+    """Load the model and answer the first photo; → ms that loading took, its libraries included, and memory so far."""
+    global _predictor, _photos, _images
     start = time.perf_counter()
     _predictor, _photos, _images = Predictor(path, threads, preprocessing), photos, None
-    _load_ms = (time.perf_counter() - start) * 1e3
+    load_ms = (time.perf_counter() - start) * 1e3
+    _answer(photos[0])
+    return {"load_ms": load_ms, "peak_rss_mb": _peak_memory()}
 
 
 def _answer(photo: Path) -> int:
     return int(_predictor.run(read_input(photo, _predictor.preprocessing)[None])[0].argmax())
-
-
-def _first_answer() -> dict[str, float]:
-    """Answer the first photo; → how long the model took to load (its libraries included), and memory so far."""
-    _answer(_photos[0])
-    return {"load_ms": _load_ms, "peak_rss_mb": _peak_memory()}
 
 
 def _time_task(task: int | str) -> list[float]:
