@@ -1,12 +1,19 @@
-"""One interface for every model file, and a verdict that follows from the numbers alone."""
+"""One interface for every model file, whoever made it."""
+
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import onnx
 import pytest
 import torch
+from conftest import fill_folder
+from onnx import TensorProto, helper
 
-from utils.compare import Predictor, decide, measure_latency
+from utils.compare import Predictor, answer_all, check_alike, file_bytes, unsplit_index
 from utils.config import InputError
+from utils.corruptions import darker
+from utils.datasets import ImageDataset, evaluation_transform
 from utils.export import check_parity, write_metadata
 from utils.model import ConvNet, save_checkpoint
 
@@ -67,55 +74,86 @@ def test_file_that_is_no_model_is_explained(files, tmp_path, name, content, word
     assert name in str(error.value)
 
 
-def test_latency_has_a_row_per_model_and_batch(files):
-    images = np.zeros((2, 3, 64, 64), np.float32)
-    table = measure_latency(files[1], images, batch_sizes=[1, 3], rounds=1, threads=1)
-    assert set(zip(table["model"], table["batch"], strict=True)) == {
-        (name, size) for name in ("pytorch", "onnx") for size in (1, 3)
-    }
-    assert (table["p50"] > 0).all() and (table["p50"] <= table["p90"]).all() and (table["p90"] <= table["p99"]).all()
-    memory = table.groupby("model")["peak_rss_mb"].max()
-    assert memory["onnx"] < memory["pytorch"], "the process that runs ONNX has loaded torch"
+def foreign(path: Path, batch: int | str = "batch", name: str = "pixels", kind: int = TensorProto.FLOAT) -> Path:
+    """Write someone else's model: mean of each channel → 3 logits, without metadata, at 8×8 pixels."""
+    inputs = [helper.make_tensor_value_info(name, kind, [batch, 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])]
+    nodes = [
+        helper.make_node("Cast", [name], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["float"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["scores"]),
+    ]
+    graph = helper.make_graph(nodes, "foreign", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
 
 
-def verdict(margin: float = 0.02, **changes) -> dict[str, str]:
-    """Decide about an INT8 file that is better in every way, but for `changes`."""
-    facts = {"bytes": 40, "latency": 0.5, "low": -0.01, "recall": 0.9, "majority": 0.9, "pytorch": 2.0} | changes
-    models = pd.DataFrame(
-        {"bytes": [110, 100, facts["bytes"]], "latency_ms": [facts["pytorch"], 1.0, facts["latency"]]},
-        index=["pytorch", "onnx", "int8"],
-    )
-    recall = pd.DataFrame({"onnx": [0.9, 0.9], "int8": [facts["majority"], facts["recall"]]}, index=["apple", "tomato"])
-    return decide(models, (facts["low"], 0.01), recall, ["tomato"], margin)
+PLAIN = {"image_size": 8, "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
-def test_int8_ships_when_nothing_speaks_against_it():
-    assert verdict() == {
-        "ship": "int8",
-        "reason": "40% of ONNX's size, 0.50 of its latency, no worse within 0.02 macro-F1",
-    }
-    assert verdict(latency=1.0, low=-0.02)["ship"] == "int8"  # not slower, and within the margin
-    assert verdict(majority=0.5)["ship"] == "int8"  # macro-F1 speaks for the majority
+@pytest.mark.parametrize("batch", ["batch", 1, 4])
+def test_foreign_file_of_any_input_name_and_batch_answers(tmp_path, batch):
+    images = np.random.default_rng(0).random((6, 3, 8, 8)).astype(np.float32)
+    predictor = Predictor(foreign(tmp_path / "foreign.onnx", batch), threads=1, preprocessing=PLAIN)
+    assert predictor(images) == pytest.approx(images.mean(axis=(2, 3)), abs=1e-6)
+    assert predictor.preprocessing == PLAIN
 
 
-OBJECTIONS = {
-    "not smaller (120% of ONNX)": {"bytes": 120},
-    "slower (1.50 times ONNX's time": {"latency": 1.5},
-    "a loss of 0.030 macro-F1 cannot be excluded": {"low": -0.03},
-    "tomato loses 10.0% of its recall": {"recall": 0.8},
-}
+def test_foreign_file_without_preprocessing_says_which_setting_is_missing(tmp_path):
+    predictor = Predictor(foreign(tmp_path / "foreign.onnx"), threads=1)
+    with pytest.raises(InputError, match="foreign.onnx does not say how its images are prepared: set PREPROCESSING"):
+        predictor.preprocessing  # noqa: B018
+    wrong = Predictor(tmp_path / "foreign.onnx", threads=1, preprocessing=PLAIN | {"image_size": 64})
+    with pytest.raises(InputError, match="takes 8 × 8 pixels, but its preprocessing makes 64 × 64"):
+        wrong.preprocessing  # noqa: B018
 
 
-@pytest.mark.parametrize("words", OBJECTIONS)
-def test_each_objection_keeps_int8_back_and_is_named(words):
-    result = verdict(**OBJECTIONS[words])
-    assert result["ship"] == "onnx"
-    assert words in result["reason"]
-    assert not [other for other in OBJECTIONS if other != words and other in result["reason"]]
+def test_file_that_takes_no_normalized_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"takes 'pixels' tensor\(uint8\).*expected a single input, tensor\(float\)"):
+        Predictor(foreign(tmp_path / "bytes.onnx", kind=TensorProto.UINT8))
 
 
-def test_all_objections_are_named_and_the_faster_file_ships():
-    changes = {name: value for objection in OBJECTIONS.values() for name, value in objection.items()}
-    result = verdict(**changes, pytorch=0.9)
-    assert result["ship"] == "pytorch"
-    assert all(words in result["reason"] for words in OBJECTIONS)
+def test_bytes_count_what_lies_outside_and_its_absence_is_named(files, tmp_path):
+    model = onnx.load(files[1]["onnx"])
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    inside, outside = (tmp_path / name for name in ("net.onnx", "net.onnx.data"))
+    assert file_bytes(inside) == inside.stat().st_size + outside.stat().st_size
+    outside.unlink()
+    with pytest.raises(InputError, match="net.onnx needs net.onnx.data beside it"):
+        file_bytes(inside)
+    assert file_bytes(files[1]["onnx"]) == files[1]["onnx"].stat().st_size
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return fill_folder(tmp_path / "data", {"cherry": 3, "tomato": 4, "사과": 5})
+
+
+def test_all_models_answer_all_images_each_in_its_own_preprocessing(files, photos, tmp_path):
+    index, classes = unsplit_index(photos), DETAILS["classes"]
+    image_set = partial(ImageDataset, photos, index, classes)
+    models = {"foreign": Predictor(foreign(tmp_path / "foreign.onnx"), threads=1, preprocessing=PLAIN)}
+    models["own"] = Predictor(files[1]["pytorch"], threads=1, preprocessing=PLAIN | {"image_size": 64})
+    logits = answer_all(models, classes, image_set)
+    assert list(logits) == ["foreign", "own"]
+    for name, size in {"foreign": 8, "own": 64}.items():
+        images = np.stack(
+            [image for image, _ in image_set(transform=evaluation_transform(PLAIN | {"image_size": size}))]
+        )
+        assert logits[name] == pytest.approx(models[name](images), abs=1e-5)
+    dark = answer_all({"foreign": models["foreign"]}, classes, image_set, darker)
+    assert (dark["foreign"] < logits["foreign"]).all()
+
+
+def test_model_for_other_classes_is_refused(files, photos):
+    index = unsplit_index(photos)
+    swapped = ["tomato", "cherry", "사과"]
+    model = Predictor(files[1]["onnx"], threads=1, preprocessing=PLAIN | {"image_size": 64})
+    with pytest.raises(InputError, match="net.onnx answers with 사과, cherry, tomato, but the folder holds tomato"):
+        answer_all({"onnx": model}, swapped, partial(ImageDataset, photos, index, swapped))
+
+
+def test_files_of_different_runs_are_not_compared(files, tmp_path):
+    save_checkpoint(tmp_path / "other.pth", files[0], **DETAILS | {"split_hash": "another"})
+    with pytest.raises(InputError, match="other.pth and .*net.onnx differ in split_hash"):
+        check_alike([Predictor(files[1]["onnx"]), Predictor(tmp_path / "other.pth")])

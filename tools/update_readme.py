@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLOTS = {"grad_cam.png": ("train", "## After"), "trade_off.png": ("compare_models", "## Latency")}
+PLOTS = {"grad_cam.png": ("train", "## After"), "trade_off.png": ("compare_models", "## Trade-off")}
 
 
 def outputs_below(notebook: str, heading: str) -> list[dict]:

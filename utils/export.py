@@ -15,6 +15,29 @@ from utils.rewrite import strip
 from utils.session import open_session
 
 
+def export_onnx(model: nn.Module, size: int, path: Path) -> None:
+    """Export a network for images of `size` pixels, as onnx_quant.ipynb does, without metadata."""
+    torch.onnx.export(
+        model.eval(),
+        (torch.zeros(2, 3, size, size),),
+        path,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def set_constants(source: Path, target: Path, values: dict[str, np.ndarray]) -> None:
+    """Copy an ONNX file with other values in some of its constants, which keep their names, shapes and types."""
+    model = onnx.load(source)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in values.items():
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, target)
+
+
 def write_metadata(path: Path, **metadata) -> None:
     """Store values as JSON in the ONNX file's ``metadata_props``, where any reader shows them, and check the file.
 

@@ -239,3 +239,24 @@ def load_model(path: Path) -> tuple[nn.Module, dict]:
             f"{relative(path)} does not hold the weights it names ({reason}): {_recreate(path)}"
         ) from error
     return model.eval(), {name: value for name, value in checkpoint.items() if name != "state_dict"}
+
+
+def load_folds(path: Path, split_hash: str) -> dict:
+    """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
+
+    ``folds`` lists, for each, ``files`` (what it has not seen) and ``state`` (what differs from `build_model`). Raises
+    InputError when the file is absent, damaged, or of another split than the one with this sha256.
+    """
+    again = "run train.ipynb to make it again, or set FOLDS = 0 to do without"
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: {again}")
+    try:
+        folds = torch.load(path, weights_only=True, map_location="cpu")
+        complete = {"arch", "classes", "preprocessing", "split_hash", "folds"} <= set(folds)
+    except Exception as error:  # torch raises pickle, zip, EOF and runtime errors alike
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from error
+    if not complete:
+        raise InputError(f"{relative(path)} has no folds, so it is not this project's: {again}")
+    if folds["split_hash"] != split_hash:
+        raise InputError(f"{relative(path)} belongs to another split.csv than the one beside it: {again}")
+    return folds

@@ -232,26 +232,3 @@ def spread(draws: pd.DataFrame, column: str, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(len(sizes)), sizes)
     ax.set(xlabel="calibration images", ylabel=column)
     return ax
-
-
-def trade_off(models: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw macro-F1 with its interval against latency in ms; a marker's area is the file's size.
-
-    `models` has one row per model: latency_ms, macro_f1, low, high, bytes.
-    """
-    ax = ax or plt.gca()
-    for position, (name, row) in enumerate(models.iterrows()):
-        color = MODEL_COLORS.get(name, COLORS[6])
-        ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
-        area = 900 * row["bytes"] / models["bytes"].max()
-        ax.scatter(row["latency_ms"], row["macro_f1"], s=area, color=color, alpha=0.6)
-        ax.annotate(
-            f"{name}\n{row['bytes'] / 1000:,.0f} kB",
-            (row["latency_ms"], row["macro_f1"]),
-            xytext=(20, 34 * (len(models) / 2 - position) - 22),  # apart, where latencies are close
-            textcoords="offset points",
-            color=color,
-        )
-    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(None, 1.02))
-    ax.set_xlim(0, 1.35 * models["latency_ms"].max())
-    return ax

@@ -1,6 +1,7 @@
 """INT8 for the CPU at hand: what it is good at, and the recipes worth trying on it."""
 
 import platform
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from utils.bias_correction import correct_biases
+from utils.calibration import ImageFolderDataReader, calibrate
 from utils.config import THREADS, whole_file
 from utils.rewrite import flatten_channels_last, keep_pooling_in_place, stem, strip
 
@@ -32,9 +35,11 @@ def cpu_info() -> dict:
 
 
 def machine_info() -> dict:
-    """Describe what the numbers were measured on: CPU, system, threads, versions."""
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    return cpu_info() | {"system": platform.platform(), "threads": THREADS} | versions
+    """Describe what the numbers were measured on: CPU and its clock's governor (Linux), system, threads, versions."""
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    clock = {"governor": governor.read_text().strip() if governor.exists() else "unknown"}
+    return cpu_info() | clock | {"system": platform.platform(), "threads": THREADS} | versions
 
 
 def type_recipes(cpu: dict) -> dict[str, dict]:
@@ -108,6 +113,18 @@ def prepare(source: Path, target: Path) -> None:
         flatten_channels_last(model)
         keep_pooling_in_place(model)
         onnx.save(onnx.shape_inference.infer_shapes(model), temporary)
+
+
+def quantize_file(prepared: Path, target: Path, reader: ImageFolderDataReader, *, correct: bool, **recipe) -> None:
+    """Quantize a prepared model by a recipe, calibrated on the reader's images, as onnx_quant.ipynb does."""
+    recipe.pop("note", None)
+    with tempfile.TemporaryDirectory() as folder, whole_file(target) as temporary:
+        ranges = calibrate(prepared, Path(folder), reader, recipe["calibrate_method"])
+        quantize_static(
+            prepared, temporary, reader, quant_format=QuantFormat.QDQ, calibration_cache_path=ranges, **recipe
+        )
+        if correct:
+            correct_biases(prepared, temporary, reader.sample(32))
 
 
 def count_operators(path: Path) -> Counter:

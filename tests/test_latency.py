@@ -1,0 +1,88 @@
+"""The latency protocol: what it measures, and that its statistics are right; no time is asserted."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from utils.config import InputError
+from utils.datasets import evaluation_transform
+from utils.export import export_onnx, write_metadata
+from utils.images import read_image
+from utils.latency import PHOTO, latency_ratio, measure_latency, median_interval, read_input, summarize
+from utils.model import ConvNet, save_checkpoint
+
+PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.2, 0.3]}
+PHOTOS = [ROOT / "data" / "train" / "tomato" / f"tomato_00_0{number}.jpg" for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def timing(tmp_path_factory):
+    """One network as a checkpoint and as an ONNX file without preprocessing, timed."""
+    folder = tmp_path_factory.mktemp("내 모델")
+    model = ConvNet(3).eval()
+    details = {"arch": "conv_net", "classes": list("abc")}
+    save_checkpoint(folder / "net.pth", model, **details, preprocessing=PREPROCESSING)
+    export_onnx(model, 64, folder / "net.onnx")
+    write_metadata(folder / "net.onnx", **details)
+    paths = {"pytorch": folder / "net.pth", "onnx": folder / "net.onnx"}
+    return measure_latency(paths, PHOTOS, (1, 3), rounds=5, threads=1, preprocessing=PREPROCESSING)
+
+
+def test_every_model_is_timed_at_every_task(timing):
+    table = summarize(timing.calls)
+    expected = [(name, task) for task in (1, 3, PHOTO) for name in ("pytorch", "onnx")]
+    assert list(zip(table["model"], table["task"], strict=True)) == expected
+    assert (table["p50"] > 0).all() and (table["p50"] <= table["p90"]).all() and (table["p90"] <= table["p99"]).all()
+    assert (table["low"] <= table["p50"]).all() and (table["p50"] <= table["high"]).all()
+    rounds = timing.calls.groupby("task")["round"].nunique()
+    assert rounds[1] == rounds[PHOTO] == len(timing.reference) == 5 and rounds[3] == 2
+
+
+def test_each_process_tells_how_it_started(timing):
+    processes = timing.processes
+    assert list(processes.index) == ["pytorch", "onnx"]
+    assert (processes["load_ms"] > 0).all() and (processes["load_ms"] < processes["cold_start_ms"]).all()
+    assert (processes["peak_rss_mb"] <= processes["peak_rss_mb_batch"]).all()
+    assert processes["peak_rss_mb"]["onnx"] < processes["peak_rss_mb"]["pytorch"], (
+        "the process that runs ONNX has torch"
+    )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [64, 100, 224])
+def test_photos_are_prepared_as_in_training(interpolation, size):
+    preprocessing = PREPROCESSING | {"interpolation": interpolation, "image_size": size}
+    expected = evaluation_transform(preprocessing)(read_image(PHOTOS[0])).numpy()
+    prepared = read_input(PHOTOS[0], preprocessing)
+    assert prepared.dtype == expected.dtype and prepared.shape == expected.shape
+    assert np.abs(prepared - expected).max() < 1e-6
+
+
+def test_broken_model_is_named_and_not_the_process(tmp_path):
+    (tmp_path / "cut.onnx").write_bytes(b"cut")
+    with pytest.raises(Exception) as error:
+        measure_latency({"onnx": tmp_path / "cut.onnx"}, PHOTOS, (1,), rounds=1, threads=1, preprocessing=PREPROCESSING)
+    assert isinstance(error.value, InputError) and "cut.onnx" in str(error.value)
+
+
+def test_median_interval_equals_the_order_statistics_of_a_binomial():
+    generator = np.random.default_rng(0)
+    for count in (6, 9, 24, 25, 100):
+        values = np.sort(generator.lognormal(size=count))
+        tails = np.cumsum([math.comb(count, each) for each in range(count + 1)]) / 2**count  # P(values below ≤ each)
+        rank = max(each for each in range(count // 2) if tails[each] <= 0.025)
+        assert median_interval(values) == pytest.approx((values[rank], values[-rank - 1]), abs=1e-9)
+
+
+def test_ratio_pairs_what_was_measured_in_the_same_round():
+    """A machine that slows down tenfold between rounds changes no ratio."""
+    generator = np.random.default_rng(0)
+    pace = generator.choice([1.0, 10.0], 24)
+    rows = [("onnx", 1, number, 2 * each) for number, each in enumerate(pace)]
+    rows += [("int8", 1, number, each * generator.normal(1.5, 0.01)) for number, each in enumerate(pace)]
+    calls = pd.DataFrame(rows, columns=["model", "task", "round", "ms"])
+    ratio, low, high = latency_ratio(calls, "onnx", "int8", 1)
+    assert 0.74 < low <= ratio <= high < 0.76

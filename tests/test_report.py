@@ -1,0 +1,83 @@
+"""The report, the table and the model card, which cannot say different things."""
+
+import pandas as pd
+import pytest
+import yaml
+
+from utils.report import model_entries, read_report, result_table, update_report, write_model_card
+
+PAIR = {
+    "images": 304,
+    "agreement": 0.99,
+    "agreement_ci95": [0.97, 1.0],
+    "flips": {"fixed": 1, "broken": 2},
+    "mcnemar_p": 1.0,
+    "macro_f1_delta": -0.003,
+    "macro_f1_delta_ci95": [-0.02, 0.01],
+}
+
+
+def comparison(ship: str = "onnx") -> dict:
+    summary = pd.DataFrame(
+        {"score": [0.9, 0.89], "low": [0.8, 0.79], "high": [0.97, 0.96], "bytes": [146_000, 48_000]}, ["onnx", "int8"]
+    )
+    rows = [(name, task, 1.0, 1.2, 2.0, 0.9, 1.1) for name in summary.index for task in (1, 16, "photo")]
+    latency = pd.DataFrame(rows, columns=["model", "task", "p50", "p90", "p99", "low", "high"])
+    processes = pd.DataFrame({"load_ms": 20.0, "cold_start_ms": 300.0, "peak_rss_mb": 70.0}, summary.index)
+    return {
+        "models": model_entries(summary, latency, processes),
+        "pair": ["onnx", "int8"],
+        "pairs": {"out of fold": PAIR},
+        "verdict": {"ship": ship, "reason": 'because: "so"'},
+        "machine": {"name": "a CPU", "threads": 2},
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    dataset = {"images": 304, "classes": {"사과": 254, "on: off": 50}, "groups": 42, "series": []}
+    update_report(tmp_path, "dataset", dataset | {"split": {"train": 210, "valid": 50, "test": 44}})
+    update_report(tmp_path, "train", {"arch": "conv_net", "oof_macro_f1": 0.88, "oof_macro_f1_ci95": [0.79, 0.95]})
+    update_report(tmp_path, "comparison", comparison())
+    return tmp_path
+
+
+def card(run) -> tuple[dict, str]:
+    write_model_card(run)
+    _, front, text = (run / "MODEL_CARD.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+@pytest.mark.parametrize("ship", ["onnx", "int8"])
+def test_card_has_the_front_matter_of_the_hub_with_the_score_of_what_ships(run, ship):
+    update_report(run, "comparison", comparison(ship))
+    front, text = card(run)
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == read_report(run)["comparison"]["models"][ship]["macro_f1"]
+    assert result["task"]["type"] == front["pipeline_tag"] == "image-classification"
+    assert result["dataset"]["name"] == "사과, on: off"
+    assert ("int8" in front["tags"]) == (ship == "int8")
+    assert f"**Ship `{ship}`**" in text
+
+
+def test_card_says_what_the_report_says(run):
+    text = card(run)[1]
+    report = read_report(run)["comparison"]
+    assert result_table(report["models"]) in text
+    assert report["verdict"]["reason"] in text
+    assert "304 images: the same answer on 99.0% (97.0% to 100.0%), 1 fixed, 2 broken" in text
+    assert "macro-F1 -0.003 (-0.020 to +0.010)" in text
+
+
+def test_card_of_models_that_others_made_leaves_out_what_is_unknown(tmp_path):
+    update_report(tmp_path, "comparison", comparison())
+    front, text = card(tmp_path)
+    assert "Trained on" not in text and "Ship `onnx`" in text
+    assert front["model-index"][0]["name"] == "onnx"
+
+
+def test_report_keeps_the_keys_that_others_rely_on(run):
+    model = read_report(run)["comparison"]["models"]["int8"]
+    assert {"macro_f1", "ci95", "bytes", "latency_ms", "peak_rss_mb"} <= set(model)
+    assert set(model["latency_ms"]) == {"1", "16"} and {"p50", "p90", "p99"} <= set(model["latency_ms"]["1"])
+    assert model["photo_to_answer_ms"]["p50"] == 1.0

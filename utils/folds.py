@@ -1,0 +1,100 @@
+"""The whole chain in folds: what fp32 and INT8 answer to images that no step of making them has seen."""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+from tqdm.auto import tqdm
+
+from utils.calibration import ImageFolderDataReader
+from utils.config import InputError, sha256
+from utils.datasets import ImageDataset, evaluation_transform, make_loader
+from utils.export import export_onnx, set_constants
+from utils.model import build_model, load_folds
+from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
+from utils.report import read_report
+from utils.search import content_hash, remembered
+from utils.session import open_session
+
+
+def answer_folds(
+    run: Path,
+    arch: str,
+    index: pd.DataFrame,
+    image_set: Callable[..., ImageDataset],
+    calibration: int,
+    limit: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Export and quantize each fold's network and let both files answer the images it has not seen.
+
+    The networks are those in ``folds_<arch>.pth`` of a run, the recipe is the one that its report names;
+    `image_set(part, transform=...)` makes a Dataset of rows of `index`. Each network is calibrated on `calibration`
+    images, spread evenly over those that it may know: nothing held out shapes anything. With `limit`, only so many
+    folds are done. Returns logits (N, C) of ``onnx`` and ``int8``, nan where no fold answered; they are kept in
+    ``folds_answers.json`` under a hash of what they depend on.
+    """
+    path, split = run / f"folds_{arch}.pth", run / "split.csv"
+    folds, chosen = load_folds(path, sha256(split)), read_report(run).get("quantization", {})
+    make_set = partial(image_set, transform=evaluation_transform(folds["preprocessing"]))
+    key = content_hash(path, split, chosen.get("recipe"), chosen.get("sensitivity_db"), cpu_info(), calibration, limit)
+
+    def answer() -> dict[str, list]:
+        logits = _answer_all(folds, index, make_set, chosen, calibration, limit)
+        return {name: each.tolist() for name, each in logits.items()}
+
+    return {name: np.array(each) for name, each in remembered(run / "folds_answers.json", key, answer).items()}
+
+
+def _answer_all(
+    folds: dict, index: pd.DataFrame, image_set: Callable, chosen: dict, calibration: int, limit: int | None
+) -> dict[str, np.ndarray]:
+    model, _ = build_model(folds["arch"], len(folds["classes"]))
+    model = model.cpu().eval()
+    logits = {name: np.full((len(index), len(folds["classes"])), np.nan) for name in ("onnx", "int8")}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
+        for fold in tqdm(folds["folds"][:limit], "folds", leave=False):
+            held_out = index["path"].isin(fold["files"]).to_numpy()
+            known = index[~held_out]
+            rows = np.unique(np.linspace(0, len(known) - 1, min(calibration, len(known))).astype(int))
+            reader = ImageFolderDataReader(make_loader(image_set(known.iloc[rows]), batch_size=16))
+            _write_float(model, fold["state"], folds["preprocessing"]["image_size"], files["onnx"])
+            prepare(files["onnx"], files["prepared"])
+            quantize_file(files["prepared"], files["int8"], reader, **_recipe(chosen, files["prepared"]))
+            for name, answers in _answer(files, image_set(index[held_out])).items():
+                logits[name][held_out] = answers
+    return logits
+
+
+def _write_float(model: nn.Module, state: dict, size: int, path: Path) -> None:
+    """Export a fold's network; if only the last layer is its own, the file of the fold before gets new constants."""
+    if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
+        raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    only_head = {name for name, parameter in model.named_parameters() if id(parameter) in head} == set(state)
+    if only_head and path.exists():
+        set_constants(path, path, {name: value.numpy() for name, value in state.items()})
+    else:
+        export_onnx(model, size, path)
+
+
+def _recipe(chosen: dict, prepared: Path) -> dict:
+    recipes = candidate_recipes(cpu_info(), prepared, list(chosen.get("sensitivity_db", {})))
+    if chosen.get("recipe") not in recipes:
+        raise InputError(
+            f"report.json names the recipe {chosen.get('recipe')!r}, which this CPU has not: run onnx_quant.ipynb here"
+        )
+    return recipes[chosen["recipe"]]
+
+
+def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndarray]:
+    sessions = {name: open_session(files[name]) for name in ("onnx", "int8")}
+    batches = [images.numpy() for images, _ in make_loader(held_out, batch_size=32)]
+    return {
+        name: np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
+        for name, session in sessions.items()
+    }
