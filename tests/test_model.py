@@ -98,6 +98,16 @@ def test_damaged_checkpoint_is_refused_in_a_sentence(saved, damage, words):
     assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_checkpoint_of_another_split_is_refused_with_its_classes(saved, tmp_path):
+    path, _ = saved
+    split = tmp_path / "split.csv"
+    split.write_text("path,class\n")
+    with pytest.raises(
+        InputError, match="trained on another split than .*split.csv.*사과, cherry, tomato.*train.ipynb"
+    ):
+        load_model(path, split)
+
+
 def test_empty_sha256_beside_a_checkpoint_is_no_puzzle(saved):
     path, _ = saved
     path.with_name(f"{path.name}.sha256").write_bytes(b"")

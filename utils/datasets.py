@@ -226,9 +226,18 @@ def make_loader(dataset: ImageDataset, batch_size: int, epoch: int | None = None
 
     In training a last batch of one image is dropped, since batch norm cannot learn from it.
     """
+    context = "spawn" if workers else None  # the same on every system
     if epoch is None:
-        return DataLoader(dataset, batch_size, num_workers=workers)
+        return DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
     dataset.epoch = epoch
     order = torch.Generator().manual_seed(dataset.seed * 1_000_003 + epoch)
     lonely = len(dataset) % batch_size == 1
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, generator=order, drop_last=lonely)
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        generator=order,
+        drop_last=lonely,
+        num_workers=workers,
+        multiprocessing_context=context,
+    )

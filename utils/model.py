@@ -228,9 +228,17 @@ def _rebuild(checkpoint: dict) -> nn.Module:
     return model.to(memory_format=FAST)
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a checkpoint, in eval mode on the CPU; returns it with the checkpoint's details."""
+def load_model(path: Path, split: Path | None = None) -> tuple[nn.Module, dict]:
+    """Rebuild the network of a checkpoint, in eval mode on the CPU; returns it with the checkpoint's details.
+
+    Raises InputError when it cannot be read, or was trained on another `split`, the manifest given.
+    """
     checkpoint = load_checkpoint(path)
+    if split and checkpoint.get("split_hash") != sha256(split):
+        raise InputError(
+            f"{relative(path)} was trained on another split than {relative(split)} "
+            f"(it knows {', '.join(checkpoint['classes'])}): run train.ipynb again"
+        )
     try:
         model = _rebuild(checkpoint)
     except Exception as error:  # whatever a damaged file makes torch raise
