@@ -93,7 +93,7 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
     if budget:
         ax.fill_between([0, budget[0]], budget[1], 1.1, color=COLORS[2], alpha=0.08, lw=0)
         ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.1], color=COLORS[2], lw=1, ls=":")
-        ax.annotate("budget", (0, budget[1]), (4, -12), textcoords="offset points", color=COLORS[2])
+        ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])
     before, steps, far = -np.inf, 0, 0.25 * models["latency_ms"].max()
     for name, row in models.sort_values("latency_ms").iterrows():
         steps, before = (steps + 1 if row["latency_ms"] - before < far else 0), row["latency_ms"]
@@ -103,9 +103,10 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
         ax.annotate(
             f"{name}\n{row['bytes'] / 1000:,.0f} kB",
             (row["latency_ms"], row["macro_f1"]),
-            xytext=(20, -18 - 34 * steps),  # apart, where latencies are close
+            xytext=(8, -44 - 30 * steps),  # apart, where latencies are close
             textcoords="offset points",
             color=colors[name],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     low = models["low"].min()
     ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(low - 0.05, 1.05))

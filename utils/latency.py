@@ -78,7 +78,7 @@ def measure_latency(
             reference.append(_reference_ms())
             for task in generator.permutation(np.array(tasks, dtype=object)):
                 for name in generator.permutation(list(paths)):
-                    times = workers[name].submit(_time_task, task).result()
+                    times = workers[name].submit(_time_task, task, number > 0).result()
                     calls += [(str(name), task, number, each) for each in times]
         for name, worker in workers.items():
             started[name]["peak_rss_mb_batch"] = worker.submit(_peak_memory).result()
@@ -146,9 +146,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _reference_ms() -> float:
     """Time a fixed piece of work."""
     numbers = np.random.default_rng(SEED).random(200_000)
-    start = time.perf_counter()
-    np.sort(numbers)
-    return (time.perf_counter() - start) * 1e3
+    return _milliseconds(lambda: np.sort(numbers))
 
 
 def _start(path: Path, photos: list[Path], threads: int, preprocessing: dict | None) -> dict[str, float]:
@@ -165,27 +163,32 @@ def _answer(photo: Path) -> int:
     return int(_predictor.run(read_input(photo, _predictor.preprocessing)[None])[0].argmax())
 
 
-def _time_task(task: int | str) -> list[float]:
+def _time_task(task: int | str, warm: bool) -> list[float]:
     """Time calls in ms: of a batch of so many images, or from photo to answer."""
     global _images
     if task == PHOTO:
         numbers = iter(range(CALLS + 1))
-        return _time(lambda: _answer(_photos[next(numbers) % len(_photos)]))
+        return _time(lambda: _answer(_photos[next(numbers) % len(_photos)]), warm)
     if _images is None:
         _images = np.stack([read_input(photo, _predictor.preprocessing) for photo in _photos])
     batch = np.resize(_images, (task, *_images.shape[1:]))
-    return _time(lambda: _predictor.run(batch))
+    return _time(lambda: _predictor.run(batch), warm)
 
 
-def _time(call: Callable[[], object]) -> list[float]:
-    """Time a call again and again; one more before warms caches up."""
-    call()
-    times: list[float] = []
+def _time(call: Callable[[], object], warm: bool) -> list[float]:
+    """Time a call again and again; one more before warms caches up, unless they are `warm` and it takes long anyway."""
+    times = [_milliseconds(call)]
+    if not warm or times[0] < VISIT_MS:
+        times = []
     while len(times) < CALLS and sum(times) < VISIT_MS:
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append(_milliseconds(call))
     return times
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
 
 
 def _peak_memory() -> float:

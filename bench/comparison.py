@@ -1,0 +1,35 @@
+"""Measure whether a second run finds the same ratios of latency: python -m bench.comparison [--arch A --name RUN].
+
+Needs the files that run.py makes with the same options. Each run starts all processes anew, as compare_models does.
+"""
+
+import argparse
+
+from utils.config import project_path, run_folder
+from utils.datasets import load_index
+from utils.latency import PHOTO, latency_ratio, measure_latency
+
+RUNS = 2
+
+
+def main() -> None:
+    """Print, for each run, the ratio with its interval: of one image, of a batch of 16, and from photo to answer."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="conv_net")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--data", default="data/train")
+    arguments = parser.parse_args()
+    run, data = run_folder(arguments.name), project_path(arguments.data)
+    paths = {"pytorch": run / f"fine_tuned_{arguments.arch}.pth"}
+    paths |= {"onnx": run / f"{arguments.arch}.onnx", "int8": run / f"{arguments.arch}_int8.onnx"}
+    photos = [data / path for path in load_index(run / "split.csv", data)["path"][:8]]
+    print(f"{'INT8 / fp32':12}{'one image':>26}{'16 images':>26}{'photo to answer':>26}")
+    for number in range(RUNS):
+        timing = measure_latency(paths, photos, (1, 16), rounds=24)
+        ratios = [latency_ratio(timing.calls, "onnx", "int8", task) for task in (1, 16, PHOTO)]
+        columns = "".join(f"{ratio:10.3f} ({low:.3f}, {high:.3f})" for ratio, low, high in ratios)
+        print(f"run {number + 1:<8}{columns}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""compare_models.ipynb on models that this project did not make."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import fill_folder
+from nets import residual_net, to_int8
+
+from utils.compare import unsplit_index
+from utils.datasets import ImageDataset, evaluation_transform
+
+PREPROCESSING = {"image_size": 16, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+RUN = """
+import json, sys, run, pathlib
+print(run.execute("compare_models", json.loads(sys.argv[1]), pathlib.Path("foreign.ipynb")))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path) -> dict:
+    """A folder of photos, and two ONNX files that say nothing of themselves."""
+    data = fill_folder(tmp_path / "photos", {"apple": 9, "cherry": 9, "tomato": 4})
+    float_path, index = residual_net(tmp_path / "float.onnx"), unsplit_index(data)
+    dataset = ImageDataset(data, index, ["apple", "cherry", "tomato"], evaluation_transform(PREPROCESSING))
+    images = [image.numpy()[None] for image, _ in dataset]
+    int8_path = to_int8(float_path, tmp_path / "small.onnx", np.concatenate(images))
+    models = {"float": str(float_path), "small": str(int8_path)}
+    return {"DATA": str(data), "NAME": "foreign", "ARCH": "", "MODELS": models, "PAIR": ["float", "small"], "ROUNDS": 4}
+
+
+def compare(project, settings: dict) -> str:
+    command = [sys.executable, "-c", RUN, json.dumps(settings)]
+    done = subprocess.run(command, cwd=project, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_other_peoples_models_get_a_table_a_verdict_and_a_card(project, settings):
+    assert compare(project, settings | {"PREPROCESSING": PREPROCESSING}) == "None"
+    folder = project / "checkpoints" / "foreign"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))["comparison"]
+    assert set(report["models"]) == {"float", "small"}
+    assert set(report["pairs"]) == {"in these files", "in these files, test part"}
+    assert report["verdict"]["ship"] == "float"
+    assert "cannot be excluded in these files (22 images)" in report["verdict"]["reason"]
+    assert "# float: images in folders" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_missing_preprocessing_stops_with_the_setting_to_make(project, settings):
+    assert "float.onnx does not say how its images are prepared: set PREPROCESSING" in compare(project, settings)
