@@ -10,12 +10,13 @@ import torch
 from conftest import fill_folder
 from onnx import TensorProto, helper
 
+from utils.checkpoint import save_checkpoint
 from utils.compare import Predictor, answer_all, check_alike, file_bytes, unsplit_index
 from utils.config import InputError
 from utils.corruptions import darker
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.export import check_parity, write_metadata
-from utils.model import ConvNet, save_checkpoint
+from utils.model import ConvNet
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
 

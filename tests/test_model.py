@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
 from utils import config
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import InputError, sha256
 from utils.datasets import evaluation_transform
-from utils.model import ConvNet, build_model, load_checkpoint, load_model, pretrained_classes, save_checkpoint
+from utils.model import ConvNet, build_model, load_model, pretrained_classes
 
 DETAILS = {
     "arch": "conv_net",

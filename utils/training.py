@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from utils.checkpoint import load_checkpoint
 from utils.confidence import cross_entropy
 from utils.config import SEED, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, make_loader
 from utils.head import fit_head, head_logits, set_head
 from utils.metrics import macro_f1
-from utils.model import DEVICE, classifier_names, fitting_threads, load_checkpoint, predict
+from utils.model import DEVICE, classifier_names, fitting_threads, predict
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 SLOWER = 3  # times, that pretrained layers learn than the new one
