@@ -5,8 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from utils.metrics import detectable_difference, mcnemar_p
-from utils.probes import compact, label_suspects, out_of_fold, outliers, permutation_p, probe_score
+from utils.metrics import detectable_difference, mcnemar_p, repeated_score
+from utils.probes import compact, label_suspects, out_of_fold, outliers, permutation_p
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def test_knowledge_is_seen_and_ignorance_too(data):
     features, labels, groups = data
     noise = np.random.default_rng(1).normal(size=features.shape)
     linear = LogisticRegression()
-    good, bad = (probe_score(out_of_fold(linear, each, labels, groups), labels, groups) for each in (features, noise))
+    good, bad = (
+        repeated_score(out_of_fold(linear, each, labels, groups), labels, groups) for each in (features, noise)
+    )
     assert good["low"] > 0.8 > 0.6 > bad["high"] > 1 / 3 > bad["low"]
     assert permutation_p(compact(features), labels, groups) < 0.02
     assert permutation_p(compact(noise), labels, groups) > 0.02
@@ -33,9 +35,9 @@ def test_views_of_one_object_do_not_help(data):
     generator = np.random.default_rng(2)
     objects = generator.normal(size=(30, 20))[groups] + generator.normal(0, 0.01, (90, 20))
     nearest = KNeighborsClassifier(1)
-    score = probe_score(out_of_fold(nearest, objects, labels, groups), labels, groups)["score"]
+    score = repeated_score(out_of_fold(nearest, objects, labels, groups), labels, groups)["score"]
     assert score < 0.6, "a view of the same object was trained on"
-    leaking = probe_score(out_of_fold(nearest, objects, labels, np.arange(90)), labels, groups)["score"]
+    leaking = repeated_score(out_of_fold(nearest, objects, labels, np.arange(90)), labels, groups)["score"]
     assert leaking > 0.9, "the object itself should give it away"
 
 

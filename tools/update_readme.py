@@ -29,6 +29,14 @@ def result_table() -> str:
     return f"{table}\n\n{verdict}."
 
 
+def out_of_fold() -> str:
+    """Return the sentence that train.ipynb prints after its cross-validation."""
+    texts = [
+        "".join(data.get("text/markdown", "")) for data in outputs_below("train", "## The same recipe on every image")
+    ]
+    return next(text for text in texts if text.startswith("Macro-F1"))
+
+
 def plot(name: str) -> bytes:
     """Return a plot of the README as the notebook shows it."""
     images = [data["image/png"] for data in outputs_below(*PLOTS[name]) if "image/png" in data]
@@ -36,8 +44,10 @@ def plot(name: str) -> bytes:
 
 
 def update(readme: str) -> str:
-    """Put the table between its two marks."""
-    return re.sub(r"(?<=<!-- results -->\n).*(?=\n<!-- end -->)", lambda _: result_table(), readme, flags=re.DOTALL)
+    """Put each text between its two marks."""
+    for mark, text in {"results": result_table(), "out of fold": out_of_fold()}.items():
+        readme = re.sub(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
+    return readme
 
 
 def main() -> None:

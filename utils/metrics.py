@@ -121,6 +121,14 @@ def flip_effects(
     return effects, float(losses.max(initial=0)) / num_classes or 1.0  # nothing is right: nothing is known
 
 
+def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Macro-F1 of repeated logits or probabilities (R, N, C) and its 95 % interval by group, means over repeats."""
+    answers, classes = outputs.argmax(axis=2), outputs.shape[2]
+    low, high = np.mean([macro_f1_interval(labels, each, classes, groups) for each in answers], axis=0)
+    score = np.mean([macro_f1(labels, each, classes) for each in answers])
+    return {"score": float(score), "low": float(low), "high": float(high)}
+
+
 def macro_f1_difference_interval(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
 ) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from utils.config import SEED
-from utils.metrics import macro_f1, macro_f1_interval
+from utils.metrics import macro_f1
 
 FOLDS = 5
 COMPONENTS = 100
@@ -45,19 +45,6 @@ def out_of_fold(
             fitted = clone(known).fit(features[train], labels[train])
             probabilities[repeat][np.ix_(test, fitted.classes_)] = fitted.predict_proba(features[test])
     return probabilities
-
-
-def probe_score(probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Macro-F1 of `out_of_fold` predictions with its 95 % interval (by groups), each the mean over the repeats."""
-    classes = probabilities.shape[2]
-    predictions = probabilities.argmax(axis=2)
-    intervals = [macro_f1_interval(labels, each, classes, groups) for each in predictions]
-    low, high = np.mean(intervals, axis=0)
-    return {
-        "score": float(np.mean([macro_f1(labels, each, classes) for each in predictions])),
-        "low": low,
-        "high": high,
-    }
 
 
 def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.confidence import cross_entropy
 from utils.config import SEED, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, make_loader
@@ -79,6 +79,14 @@ def default_epochs(arch: str) -> int:
 def best_epoch(history: pd.DataFrame) -> int:
     """Find the epoch with the highest valid_macro_f1; ties go to the lower valid_loss, then to the earlier one."""
     return int(history.sort_values(["valid_macro_f1", "valid_loss"], ascending=[False, True], kind="stable").index[0])
+
+
+def save_last(
+    path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, history: pd.DataFrame, **details
+) -> None:
+    """Write all that `resume_training` needs, whole or not at all."""
+    states = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    save_checkpoint(path, model, **states, history=history.to_numpy().tolist(), **details)
 
 
 def resume_training(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, run: dict) -> list:
