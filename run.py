@@ -2,7 +2,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
-python run.py -p EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
+python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
 python run.py lab                                 open JupyterLab here
 python run.py test                                lint and test
 """
@@ -31,6 +31,8 @@ def main() -> int:
         sys.exit(f"run.py needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a console that lacks a letter is no reason to stop
+    # torch's threads sleep while they wait: where others work too, spinning makes them ten times as slow
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = parse_arguments()
     settings = read_settings(arguments) if arguments.command == "run" else {}
     if not arguments.no_venv:

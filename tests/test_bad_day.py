@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import fill_folder, read_report, run_py
 
-SMALL = ["-p", "EPOCHS=1", "-p", "FOLDS=3", "-p", "GROUPS="]
+SMALL = ["-p", "FINE_TUNE_EPOCHS=1", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,15 @@ import torch
 from conftest import fill_folder
 from onnx import TensorProto, helper
 
+from utils.checkpoint import save_checkpoint
 from utils.compare import Predictor, answer_all, check_alike, file_bytes, unsplit_index
 from utils.config import InputError
 from utils.corruptions import darker
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.export import check_parity, write_metadata
-from utils.model import ConvNet, save_checkpoint
+from utils.model import ConvNet
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of a tiny network wait for each other a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

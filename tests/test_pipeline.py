@@ -15,7 +15,7 @@ from conftest import ROOT, copy_project, fill_folder, read_report, run_py
 from PIL import Image
 
 COUNTS = {"사과": 24, "cherry pie": 24, "tomato": 9}
-SMALL = ["-p", "EPOCHS=2", "-p", "FOLDS=3", "-p", "GROUPS="]
+SMALL = ["-p", "FINE_TUNE_EPOCHS=2", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -55,6 +55,15 @@ def test_prints_class_and_probability_of_each_photo(folder, model):
     assert all(line[1] in CLASSES and 33 <= float(line[2].rstrip("%")) <= 100 for line in lines)
 
 
+@pytest.mark.parametrize(("threshold", "unsure"), [(0.0, False), (1.01, True)])
+def test_says_when_it_is_not_sure(folder, tmp_path, threshold, unsure):
+    write_deployable(folder / "net.onnx", tmp_path / "net_deploy.onnx", PREPROCESSING)
+    details = {"classes": CLASSES, "preprocessing": PREPROCESSING, "abstain_below": threshold}
+    write_metadata(tmp_path / "net_deploy.onnx", **details)
+    done = predict(folder, tmp_path / "net_deploy.onnx", "0.png")
+    assert done.returncode == 0 and done.stdout.strip().endswith("unsure") == unsure
+
+
 def test_both_files_agree(folder):
     answers = []
     for model in ("any_deploy.onnx", "fixed_deploy.onnx"):

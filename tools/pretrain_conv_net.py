@@ -20,11 +20,12 @@ from torchvision.transforms import InterpolationMode, v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.checkpoint import save_checkpoint
 from utils.config import CHECKPOINTS, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
 from utils.metrics import macro_f1, wilson_interval
-from utils.model import ConvNet, predict, save_checkpoint
+from utils.model import ConvNet, predict
 
 EPOCHS = 8
 BATCH_SIZE = 32

@@ -1,6 +1,7 @@
 """Table of images → split → Dataset → loader."""
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,7 +187,8 @@ class ImageDataset(Dataset):
     """Images of a folder with their labels; minority classes may have a transform of their own.
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
-    drawn from (seed, epoch, image) alone, so an epoch has the same bits with and without workers.
+    drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
+    every fold.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class ImageDataset(Dataset):
         seed: int = SEED,
     ):
         self.paths = [folder / path for path in index["path"]]
+        self.names = [zlib.crc32(path.encode()) for path in index["path"]]
         self.labels = [list(classes).index(name) for name in index["class"]]
         self.minority_labels = {list(classes).index(name) for name in minority}
         self.transform, self.minority_transform = transform, minority_transform or transform
@@ -213,7 +216,7 @@ class ImageDataset(Dataset):
         if label not in self.minority_labels:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
-            draw = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1, np.uint64)
+            draw = np.random.SeedSequence([self.seed, self.epoch, self.names[position]]).generate_state(1, np.uint64)
             torch.manual_seed(int(draw[0]))
             return self.minority_transform(image), label
 
@@ -223,9 +226,18 @@ def make_loader(dataset: ImageDataset, batch_size: int, epoch: int | None = None
 
     In training a last batch of one image is dropped, since batch norm cannot learn from it.
     """
+    context = "spawn" if workers else None  # the same on every system
     if epoch is None:
-        return DataLoader(dataset, batch_size, num_workers=workers)
+        return DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
     dataset.epoch = epoch
     order = torch.Generator().manual_seed(dataset.seed * 1_000_003 + epoch)
     lonely = len(dataset) % batch_size == 1
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, generator=order, drop_last=lonely)
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        generator=order,
+        drop_last=lonely,
+        num_workers=workers,
+        multiprocessing_context=context,
+    )

@@ -11,10 +11,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utils.calibration import ImageFolderDataReader
+from utils.checkpoint import load_folds
 from utils.config import InputError, sha256
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.export import export_onnx, set_constants
-from utils.model import build_model, load_folds
+from utils.model import build_model
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
 from utils.search import content_hash, remembered

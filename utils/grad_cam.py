@@ -1,13 +1,21 @@
 """Where the network looked: Grad-CAM (Selvaraju et al. 2017), wrapped so that the model comes out as it went in."""
 
+import contextlib
+import copy
+import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from scipy.stats import spearmanr
 from torch import Tensor, nn
+
+from utils.config import SEED
 
 MIN_SIDE = 7
 
@@ -49,6 +57,51 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.nda
         model.train(training)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Blend heat (H, W) over an image (H, W, 3) in [0, 1]; returns uint8."""
-    return show_cam_on_image(image.astype(np.float32), heat, use_rgb=True)
+def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
+    """Copy a model with new random weights in every layer (Adebayo et al. 2018, arXiv 1810.03292).
+
+    A map that stays the same shows edges of the picture, not what the network has learned.
+    """
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in copied.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return copied
+
+
+def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of two maps (N, H, W) each; → (N,), 0 where a map is flat."""
+    pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a flat map has no ranks
+        return np.nan_to_num([spearmanr(*pair).statistic for pair in pairs])
+
+
+def border_share(heat: np.ndarray, width: float = 0.1) -> np.ndarray:
+    """Share of the heat (N, H, W) that lies on the outer `width` of each side, where the object seldom is; → (N,)."""
+    rows, columns = (max(1, round(width * side)) for side in heat.shape[1:])
+    inner = heat[:, rows:-rows, columns:-columns].sum(axis=(1, 2))
+    total = heat.sum(axis=(1, 2))
+    return 1 - np.divide(inner, total, out=np.ones_like(inner), where=total > 0)
+
+
+def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+    """ROAD: does the target's probability fall more when the hot pixels go than when the cold ones go? → (N,).
+
+    Above 0 the map points at what the network uses. Removed pixels are filled in from their surroundings (Rong et al.
+    2022, arXiv 2202.00449); the mean over removing three and seven tenths.
+    """
+    classify = nn.Sequential(model.eval(), nn.Softmax(dim=1))
+    metric = ROADCombined(percentiles=[30, 70])
+    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
+        return metric(images, heat, [ClassifierOutputTarget(int(target)) for target in targets], classify)
+
+
+def overlays(images: Sequence[np.ndarray], heat: np.ndarray) -> list[np.ndarray]:
+    """Blend heat (N, H, W) over images (H, W, 3) in [0, 1]; returns uint8."""
+    return [
+        show_cam_on_image(image.astype(np.float32), each, use_rgb=True)
+        for image, each in zip(images, heat, strict=True)
+    ]

@@ -40,7 +40,10 @@ class Classifier:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the most probable class of each photo, and its probability; → 1 if any file could not be read."""
+    """Print the most probable class of each photo, its probability, and whether that is less than it takes to be sure.
+
+    Returns 1 if any file could not be read.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a console that lacks a letter is no reason to stop
     if len(arguments) < 2:
@@ -53,7 +56,8 @@ def main(arguments: list[str]) -> int:
             try:
                 probabilities = classifier.probabilities(Path(name))
                 best = classifier.details["classes"][probabilities.argmax()]
-                print(f"{name}\t{best}\t{probabilities.max():.1%}", flush=True)
+                unsure = "\tunsure" if probabilities.max() < classifier.details.get("abstain_below", 0) else ""
+                print(f"{name}\t{best}\t{probabilities.max():.1%}{unsure}", flush=True)
             except InputError as error:
                 print(error, file=sys.stderr)
                 failed = True

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.base import ClassifierMixin, clone
 from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
@@ -40,7 +41,8 @@ def out_of_fold(
     probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
     for repeat in range(repeats):
         for train, test in grouped_folds(labels, groups, SEED + repeat):
-            fitted = clone(classifier).fit(features[train], labels[train])
+            known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
+            fitted = clone(known).fit(features[train], labels[train])
             probabilities[repeat][np.ix_(test, fitted.classes_)] = fitted.predict_proba(features[test])
     return probabilities
 

@@ -2,7 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,31 +12,93 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from utils.config import SEED, InputError, seed_everything
+from utils.checkpoint import load_checkpoint
+from utils.confidence import cross_entropy
+from utils.config import SEED, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, make_loader
+from utils.head import fit_head, head_logits, set_head
 from utils.metrics import macro_f1
-from utils.model import DEVICE, predict
+from utils.model import DEVICE, classifier_names, fitting_threads, predict
+
+HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
+SLOWER = 3  # times, that pretrained layers learn than the new one
 
 
-def train_epoch(model: nn.Module, loader: DataLoader, optimizer: Optimizer) -> float:
-    """Run one epoch of cross-entropy training and return the mean loss per image.
+class OutOfFold(NamedTuple):
+    """What `cross_validate` found: logits (R, N, C), each image's fold (R, N), and the networks of the first repeat."""
+
+    logits: np.ndarray
+    folds: np.ndarray
+    networks: list[dict]
+
+
+def train_epoch(
+    model: nn.Module, loader: DataLoader, optimizer: Optimizer, schedule: LRScheduler | None = None
+) -> float:
+    """Run one epoch of cross-entropy training, a step of the schedule per batch; return the mean loss per image.
 
     Raises InputError as soon as the loss is no longer a number: the weights are lost from then on.
     """
     model.train()
     total = 0.0
-    for images, labels in loader:
-        loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
-        if not math.isfinite(loss.item()):
-            raise InputError(f"the training loss became {loss.item()}: lower LEARNING_RATE and run training again")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(labels)
+    with fitting_threads(model):
+        for images, labels in loader:
+            loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
+            if not math.isfinite(loss.item()):
+                raise InputError(f"the training loss became {loss.item()}: lower LEARNING_RATE and run training again")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            total += loss.item() * len(labels)
     return total / len(loader.dataset)
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """Build AdamW and its schedule; pretrained layers learn more slowly than the head (Howard and Ruder 2018).
+
+    The rates rise for 30 % of the `steps` and fall in a cosine (Smith and Topin 2019).
+    """
+    head = list(model.get_classifier().parameters())
+    pretrained = [each for each in model.parameters() if all(each is not other for other in head)]
+    rates = [learning_rate / SLOWER, learning_rate]
+    optimizer = torch.optim.AdamW([{"params": pretrained}, {"params": head}], lr=learning_rate)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(1, steps))
+
+
+def default_epochs(arch: str) -> int:
+    """Say for how many epochs to fine-tune: a small network gains from it, one that knows ImageNet does not."""
+    return 3 if arch == "conv_net" else 0
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """Find the epoch with the highest valid_macro_f1; ties go to the lower valid_loss, then to the earlier one."""
+    return int(history.sort_values(["valid_macro_f1", "valid_loss"], ascending=[False, True], kind="stable").index[0])
+
+
+def resume_training(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, run: dict) -> list:
+    """Load what the last epoch left into model, optimizer and schedule; → the history's rows so far, none without file.
+
+    Raises InputError when `run`, what the training depends on, is not what it was then.
+    """
+    if not path.exists():
+        return []
+    last = load_checkpoint(path)
+    changed = [name for name, value in run.items() if last["run"].get(name) != value]
+    if changed:
+        raise InputError(
+            f"{relative(path)} was trained with another {' and '.join(changed)}: "
+            "set it as it was to go on, or RESUME = False to start again"
+        )
+    model.load_state_dict(last["state_dict"])
+    optimizer.load_state_dict(last["optimizer"])
+    schedule.load_state_dict(last["schedule"])
+    return last["history"]
 
 
 def fine_tune(
@@ -45,49 +109,81 @@ def fine_tune(
     batch_size: int,
     learning_rate: float,
 ) -> nn.Module:
-    """Train with AdamW and return the model with the weights of the epoch that had the best validation macro-F1.
+    """Train and return the model with the weights of its `best_epoch`; the state that comes in is epoch 0 and may win.
 
     This is train.ipynb's loop without its files and plots.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    best, weights = -1.0, {}
-    for epoch in range(1, epochs + 1):
-        train_epoch(model, make_loader(train_set, batch_size, epoch=epoch), optimizer)
+    steps = epochs * len(make_loader(train_set, batch_size, epoch=1))
+    optimizer, schedule = make_optimizer(model, learning_rate, steps)
+    history, weights = pd.DataFrame(columns=HISTORY, dtype=float), {}
+    for epoch in range(epochs + 1):
+        loss = math.nan
+        if epoch:
+            loss = train_epoch(model, make_loader(train_set, batch_size, epoch=epoch), optimizer, schedule)
         logits, labels = predict(model, valid_loader)
-        score = macro_f1(labels, logits.argmax(1), logits.shape[1])
-        if score > best:
-            best, weights = score, copy.deepcopy(model.state_dict())
+        history.loc[epoch] = loss, cross_entropy(logits, labels), macro_f1(labels, logits.argmax(1), logits.shape[1])
+        if best_epoch(history) == epoch:
+            weights = copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
     return model
 
 
-def cross_validate(
-    index: pd.DataFrame,
-    groups: pd.Series,
+def head_then_fine_tune(
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    test: pd.DataFrame,
+    *,
+    model: nn.Module,
+    features: np.ndarray,
+    rows: np.ndarray,
+    codes: np.ndarray,
     image_set: Callable[..., ImageDataset],
-    build: Callable[[], tuple[nn.Module, dict]],
-    folds: int,
-    seed: int = SEED,
+    augmented: Sequence[str],
+    epochs: int,
     **recipe,
-) -> np.ndarray:
-    """Predict every image by a network that saw neither it nor its group; → out-of-fold logits (N, C).
+) -> tuple[np.ndarray, dict]:
+    """Run the whole recipe of train.ipynb once; → logits (N, C) of `test`, and the weights that differ from `model`'s.
 
-    In each round one fold is predicted, the next one chooses the epoch, and the rest is trained on. `image_set(part,
-    training=False)` makes a Dataset of rows of `index`, `build()` a fresh network and its preprocessing, `recipe` goes
-    to `fine_tune`. There are fewer folds where a class has fewer groups. Raises InputError for fewer than three folds.
+    The three parts are rows of the index that `features` and `rows` come from (`view_features`), `codes` its groups as
+    numbers. `model` has the pretrained weights and stays as it is. Without `epochs`, features are enough.
+    """
+    chosen = np.isin(rows, train.index)
+    labels = pd.Series(image_set(train).labels, train.index)[rows[chosen]].to_numpy()
+    head = fit_head(features[chosen], labels, codes[rows[chosen]], model.get_classifier().out_features)
+    if not epochs:
+        state = dict(zip(classifier_names(model), map(torch.from_numpy, head), strict=True))
+        return head_logits(head, features[test.index]), state
+    model = set_head(copy.deepcopy(model), head)
+    valid_loader = make_loader(image_set(valid), batch_size=64)
+    model = fine_tune(model, image_set(train, augmented), valid_loader, epochs, **recipe)
+    logits, _ = predict(model, make_loader(image_set(test), batch_size=64))
+    return logits, {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+
+def cross_validate(
+    index: pd.DataFrame, groups: pd.Series, recipe: Callable[..., tuple], folds: int, repeats: int, seed: int = SEED
+) -> OutOfFold:
+    """Predict every image, `repeats` times, by networks that saw neither it nor its group.
+
+    In each round one fold is predicted, the next one chooses the epoch, and the rest is trained on: `recipe(train,
+    valid, test)` gets rows of `index` and returns logits of `test` and the weights. There are fewer folds where a class
+    has fewer groups. Each of the `networks` is a dict: `files`, the images that it has not seen, and `state`, the
+    weights. Raises InputError for fewer than three folds.
     """
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
     folds = min(folds, groups.groupby(index["class"]).nunique().min())
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    tests = [test for _, test in splitter.split(index, index["class"], groups)]
-    logits: dict[int, np.ndarray] = {}
-    for fold, test in enumerate(tqdm(tests, "folds", leave=False)):
+    logits, fold_of, networks = [{} for _ in range(repeats)], np.zeros((repeats, len(index)), dtype=int), []
+    for repeat, fold in tqdm(list(np.ndindex(repeats, folds)), "folds", leave=False):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
+        tests = [test for _, test in splitter.split(index, index["class"], groups)]
+        test, valid = tests[fold], tests[fold - 1]
         seed_everything(seed + fold)
-        valid = tests[fold - 1]
-        train_set = image_set(index.drop(index.index[np.concatenate([test, valid])]), training=True)
-        valid_loader = make_loader(image_set(index.iloc[valid]), batch_size=64)
-        model = fine_tune(build()[0], train_set, valid_loader, **recipe)
-        predicted, _ = predict(model, make_loader(image_set(index.iloc[test]), batch_size=64))
-        logits |= dict(zip(test, predicted, strict=True))
-    return np.stack([logits[position] for position in range(len(index))])
+        rest = index.drop(index.index[np.concatenate([test, valid])])
+        predicted, state = recipe(rest, index.iloc[valid], index.iloc[test])
+        logits[repeat] |= dict(zip(test, predicted, strict=True))
+        fold_of[repeat, test] = fold
+        if repeat == 0:
+            networks.append({"files": list(index["path"].iloc[test]), "state": state})
+    stacked = [[each[position] for position in range(len(index))] for each in logits]
+    return OutOfFold(np.array(stacked), fold_of, networks)

@@ -1,0 +1,75 @@
+"""How sure may a classifier be: temperature, reliability, and when to abstain."""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-likelihood of the labels (N,) under softmax of the logits (N, C)."""
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Find the temperature with the smallest cross-entropy (Guo et al. 2017, arXiv 1706.04599), between 0.01 and 100.
+
+    One answer in N + 2 counts as wrong, as in Platt 1999: that all N were right is no proof that all will be.
+    """
+    smoothing = 1 / (len(labels) + 2)
+
+    def loss(log: float) -> float:
+        likelihood = log_softmax(logits / np.exp(log), axis=1)
+        of_label = likelihood[np.arange(len(labels)), labels]
+        of_others = (likelihood.sum(axis=1) - of_label) / (logits.shape[1] - 1)
+        return -((1 - smoothing) * of_label + smoothing * of_others).mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.01, 100]), method="bounded").x))
+
+
+def tempered_out_of_fold(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Turn out-of-fold logits (N, C) into probabilities; a fold's temperature is fitted on the other `folds` (N,)."""
+    temperatures = {fold: fit_temperature(logits[folds != fold], labels[folds != fold]) for fold in np.unique(folds)}
+    return softmax(logits / np.vectorize(temperatures.get)(folds)[:, None], axis=1)
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Compare confidence with accuracy in bins of equally many images; → columns confidence, accuracy, images.
+
+    Equal mass as in Nixon et al. 2019 (arXiv 1904.01685), since small sets leave bins of equal width empty.
+    """
+    table = pd.DataFrame({"confidence": probabilities.max(axis=1), "accuracy": probabilities.argmax(axis=1) == labels})
+    table["bin"] = table["confidence"].rank(method="first").sub(1) * bins // len(table)
+    means = table.groupby("bin")[["confidence", "accuracy"]].mean()
+    return means.assign(images=table.groupby("bin").size())
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of confidence and accuracy over the bins of `reliability` (Naeini et al. 2015)."""
+    table = reliability(probabilities, labels, bins)
+    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
+
+
+def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Say what answering only when sure would bring; → a row per threshold: coverage, and accuracy of the answers.
+
+    After Geifman and El-Yaniv 2017 (arXiv 1705.08500).
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    answered = np.arange(1, len(labels) + 1)
+    right = np.cumsum((probabilities.argmax(axis=1) == labels)[order])
+    rows = {"threshold": confidence[order], "coverage": answered / len(labels), "accuracy": right / answered}
+    return pd.DataFrame(rows).drop_duplicates("threshold", keep="last", ignore_index=True)
+
+
+def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
+    """Find the lowest confidence at which what is answered is right as often as `accuracy` asks.
+
+    0 when all may be answered, 1 when no threshold is enough.
+    """
+    table = coverage_accuracy(probabilities, labels)
+    enough = table[table["accuracy"] >= accuracy]
+    if len(enough) and enough["coverage"].iloc[-1] == 1:
+        return 0.0
+    return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0

@@ -1,0 +1,101 @@
+"""What a network's last layer sees of an image, computed once."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from utils.config import whole_file
+from utils.model import DEVICE, LARGE, fitting_threads
+
+
+class _Body(nn.Module):
+    """A network without its last layer: images (N, 3, S, S) → features (N, D)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+
+
+@torch.inference_mode()
+def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = None) -> np.ndarray:
+    """Return what the last layer sees, one row of features (N, D) per image, in the loader's order.
+
+    Rows are kept in the folder `cache`, under a hash of the network and of the image as prepared: no notebook computes
+    one again, and nothing that changed is mistaken for what was. On the CPU, large networks run in ONNX Runtime, which
+    is several times faster than torch.
+    """
+    folder = cache / _fingerprint(model) if cache else None
+    known = _read_keys(folder)
+    keys, new, run = [], {}, None
+    for images, _ in loader:
+        batch = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
+        missing = {key: position for position, key in enumerate(batch) if key not in known and key not in new}
+        if missing:
+            run = run or _compile(model, images)
+            with fitting_threads(model):
+                new |= dict(zip(missing, run(images[list(missing.values())]), strict=True))
+        keys += batch
+    if new and folder:
+        _write(folder, new)
+    return np.stack(_collect(keys, new, known))
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Hash the structure and the weights before the last layer."""
+    last = {id(parameter) for parameter in model.get_classifier().parameters()}
+    digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in last:
+            digest.update(f"{name}{tuple(value.shape)}".encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
+    """Ready a network for many images: as it is, or exported where that pays."""
+    body = _Body(model).eval()
+    if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE:
+        return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
+    from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
+
+    trial = (torch.zeros(2, *images.shape[1:]),)
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "input_names": ["input"], "verbose": False}
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session = open_session(torch.onnx.export(body, trial, **shapes).model_proto.SerializeToString())
+    return lambda images: session.run(None, {"input": images.numpy()})[0]
+
+
+def _read_keys(folder: Path | None) -> dict[str, tuple[Path, int]]:
+    """Say for each image known where its row lies; a file that cannot be read is as good as none."""
+    known = {}
+    for path in sorted(folder.glob("*.npz")) if folder else ():
+        try:
+            with np.load(path) as file:
+                known |= {key: (path, position) for position, key in enumerate(file["keys"].tolist())}
+        except Exception:  # numpy raises zip, EOF and value errors alike
+            path.unlink(missing_ok=True)
+    return known
+
+
+def _write(folder: Path, rows: dict[str, np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.blake2b("".join(rows).encode(), digest_size=8).hexdigest()
+    with whole_file(folder / f"{name}.npz") as path:
+        np.savez(path, keys=np.array(list(rows)), rows=np.stack(list(rows.values())))
+
+
+def _collect(keys: list[str], new: dict[str, np.ndarray], known: dict[str, tuple[Path, int]]) -> list[np.ndarray]:
+    rows = {}
+    for path in sorted({known[key][0] for key in keys if key not in new}):
+        with np.load(path) as file:
+            rows[path] = file["rows"]
+    return [new[key] if key in new else rows[known[key][0]][known[key][1]] for key in keys]
