@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, chi2, poisson
 
+from utils.confidence import expected_calibration_error
 from utils.metrics import (
     confusion,
-    expected_calibration_error,
     f1_per_class,
     flip_effects,
     macro_f1,

@@ -156,17 +156,6 @@ def recall_differences(
     return rows
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of confidence from accuracy, for probabilities (N, C), over bins of equally many images.
-
-    Equal mass as in Nixon et al. 2019 (arXiv 1904.01685), since small sets leave bins of equal width empty.
-    """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    order = np.argsort(confidence, kind="stable")
-    places = np.arange(len(labels)) * bins // len(labels)
-    return float(np.abs(np.bincount(places, (confidence - right)[order])).sum() / len(labels))
-
-
 def mcnemar_p(fixed: int, broken: int) -> float:
     """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
