@@ -144,10 +144,10 @@ def recall_differences(
 ) -> np.ndarray:
     """Recall(second) − recall(first) of each class with its paired 95 % interval; → (C, 3): difference, low, high.
 
-    A class without images has nan.
+    Of a class without images nothing is known: its interval is −1 to 1.
     """
     changes = (second == labels).astype(float) - (first == labels)
-    rows = np.full((num_classes, 3), np.nan)
+    rows = np.tile([0.0, -1.0, 1.0], (num_classes, 1))
     for label in np.unique(labels):
         of_class = labels == label
         effects = changes[of_class] / of_class.sum()
