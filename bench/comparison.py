@@ -25,7 +25,7 @@ def main() -> None:
     photos = [data / path for path in load_index(run / "split.csv", data)["path"][:8]]
     print(f"{'INT8 / fp32':12}{'one image':>26}{'16 images':>26}{'photo to answer':>26}")
     for number in range(RUNS):
-        timing = measure_latency(paths, photos, (1, 16), rounds=24)
+        timing = measure_latency(paths, photos, (1, 16), rounds=32)
         ratios = [latency_ratio(timing.calls, "onnx", "int8", task) for task in (1, 16, PHOTO)]
         columns = "".join(f"{ratio:10.3f} ({low:.3f}, {high:.3f})" for ratio, low, high in ratios)
         print(f"run {number + 1:<8}{columns}", flush=True)

@@ -8,11 +8,11 @@ from utils.confidence import (
     abstain_threshold,
     coverage_accuracy,
     cross_entropy,
+    expected_calibration_error,
     fit_temperature,
     reliability,
     tempered_out_of_fold,
 )
-from utils.metrics import expected_calibration_error
 
 
 def answers(total: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

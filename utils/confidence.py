@@ -44,6 +44,12 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
     return means.assign(images=table.groupby("bin").size())
 
 
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of confidence and accuracy over the bins of `reliability` (Naeini et al. 2015)."""
+    table = reliability(probabilities, labels, bins)
+    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
+
+
 def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Say what answering only when sure would bring; → a row per threshold: coverage, and accuracy of the answers.
 

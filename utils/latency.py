@@ -62,17 +62,11 @@ def measure_latency(
     from tqdm.auto import tqdm
 
     generator = np.random.default_rng(SEED)
-    calls, reference, started = [], [], {}
+    calls, reference, started, workers = [], [], {}, {}
     with ExitStack() as stack:
         stack.enter_context(_environment(ASLEEP))
-        # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
-        context = multiprocessing.get_context("spawn")
-        workers = {}
         for name, path in tqdm(paths.items(), "start", leave=False):
-            begin = time.perf_counter()
-            workers[name] = stack.enter_context(ProcessPoolExecutor(1, context))
-            started[name] = workers[name].submit(_start, path, list(photos), threads, preprocessing).result()
-            started[name]["cold_start_ms"] = (time.perf_counter() - begin) * 1e3
+            workers[name], started[name] = _start_process(stack, path, list(photos), threads, preprocessing)
         for number in tqdm(range(rounds), "latency", leave=False):
             tasks = [PHOTO, *(batch_sizes if number % RARER == 0 else batch_sizes[:1])]
             reference.append(_reference_ms())
@@ -82,10 +76,19 @@ def measure_latency(
                     calls += [(str(name), task, number, each) for each in times]
         for name, worker in workers.items():
             started[name]["peak_rss_mb_batch"] = worker.submit(_peak_memory).result()
-    processes = pd.DataFrame(started).T.rename_axis("model")
     order = {PHOTO: 1e9} | dict(zip(batch_sizes, batch_sizes, strict=True)) | {name: i for i, name in enumerate(paths)}
     calls.sort(key=lambda row: (order[row[1]], order[row[0]]))
+    processes = pd.DataFrame(started).T.rename_axis("model")
     return Timing(pd.DataFrame(calls, columns=["model", "task", "round", "ms"]), processes, np.array(reference))
+
+
+def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
+    """Start a process that ends with the stack, and let it answer a photo; → it, and what that took."""
+    begin = time.perf_counter()
+    # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
+    worker = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+    found = worker.submit(_start, *arguments).result()
+    return worker, found | {"cold_start_ms": (time.perf_counter() - begin) * 1e3}
 
 
 def summarize(calls: pd.DataFrame) -> pd.DataFrame:
@@ -101,10 +104,13 @@ def summarize(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def latency_ratio(calls: pd.DataFrame, first: str, second: str, task: int | str) -> tuple[float, float, float]:
-    """Compare two models round by round; → the median of second's time over first's, and its 95 % interval."""
+    """Compare two models round by round; → the median of second's time over first's, and its 95 % interval.
+
+    In each round the lower quartile stands for a model: disturbances only ever add time, and not to all alike.
+    """
     of_task = calls[calls["task"] == task]
-    medians = of_task.pivot_table(index="round", columns="model", values="ms", aggfunc="median")
-    ratios = (medians[second] / medians[first]).to_numpy()
+    quick = of_task.groupby(["round", "model"])["ms"].quantile(0.25).unstack()
+    ratios = (quick[second] / quick[first]).to_numpy()
     return float(np.median(ratios)), *median_interval(ratios)
 
 

@@ -152,27 +152,16 @@ def recall_differences(
 ) -> np.ndarray:
     """Recall(second) − recall(first) of each class with its paired 95 % interval; → (C, 3): difference, low, high.
 
-    A class without images has nan.
+    Of a class without images nothing is known: its interval is −1 to 1.
     """
     changes = (second == labels).astype(float) - (first == labels)
-    rows = np.full((num_classes, 3), np.nan)
+    rows = np.tile([0.0, -1.0, 1.0], (num_classes, 1))
     for label in np.unique(labels):
         of_class = labels == label
         effects = changes[of_class] / of_class.sum()
         low, high = paired_interval(effects, 1 / of_class.sum(), groups[of_class])
         rows[label] = effects.sum(), max(-1.0, low), min(1.0, high)
     return rows
-
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of confidence from accuracy, for probabilities (N, C), over bins of equally many images.
-
-    Equal mass as in Nixon et al. 2019 (arXiv 1904.01685), since small sets leave bins of equal width empty.
-    """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    order = np.argsort(confidence, kind="stable")
-    places = np.arange(len(labels)) * bins // len(labels)
-    return float(np.abs(np.bincount(places, (confidence - right)[order])).sum() / len(labels))
 
 
 def mcnemar_p(fixed: int, broken: int) -> float:

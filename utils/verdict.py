@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from utils.confidence import expected_calibration_error
 from utils.metrics import (
-    expected_calibration_error,
     macro_f1,
     macro_f1_difference_interval,
     mcnemar_p,
