@@ -51,4 +51,4 @@ def test_cells_are_short(notebook):
 def test_settings_stand_in_one_cell_with_their_reasons(notebook):
     (cell,) = [cell for cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
     for line in cell["source"]:
-        assert re.fullmatch(r"[A-Z_]+ = .+  # .+\n?", line), line
+        assert re.fullmatch(r"[A-Z0-9_]+ = .+  # .+\n?", line), line
