@@ -42,6 +42,10 @@ def test_wilson_interval_equals_its_formula():
         assert wilson_interval(hits, total) == pytest.approx((center - half, center + half), abs=1e-9)
 
 
+def test_nothing_seen_says_nothing():
+    assert wilson_interval(0, 0) == (0, 1)
+
+
 def test_interval_covers_the_truth():
     """Three classes told apart right in 80 % of cases, seen through samples of 60 images."""
     generator = np.random.default_rng(0)

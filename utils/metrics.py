@@ -33,7 +33,9 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> f
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
+    """95 % interval of a proportion (Wilson 1927); without any trial, anything is possible."""
+    if total == 0:
+        return 0.0, 1.0
     interval = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -97,6 +97,17 @@ def thumbnails(
     return ax
 
 
+def most_confused(counts: pd.DataFrame, limit: int = 12) -> pd.DataFrame:
+    """Keep the classes with most mistakes in confusion counts (C, C), and add the rest up as one, so that all is legible."""
+    if len(counts) <= limit + 1:
+        return counts
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    kept = sorted(mistakes.sort_values(ascending=False, kind="stable").index[:limit])
+    rest = f"{len(counts) - limit} others"
+    names = np.array([name if name in kept else rest for name in counts.index])
+    return counts.groupby(names).sum().T.groupby(names).sum().T.loc[[*kept, rest], [*kept, rest]]
+
+
 def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw a table of counts as shaded cells with their numbers (up to 20 rows); shades compare within a row."""
     ax = ax or plt.gca()
