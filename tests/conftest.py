@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter) -> None:
     """Say so, in a line."""
     if not CHROMIUM:
-        terminalreporter.write_line("No Chromium on PATH: the tests of JupyterLab in a browser (-m browser) were left out")
+        terminalreporter.write_line("No Chromium on PATH: the tests in a browser (-m browser) were left out")
 
 
 def copy_project(target: Path) -> Path:

@@ -7,7 +7,10 @@ import sys
 import time
 
 import pytest
-from conftest import fill_folder, read_report, run_py
+import torch
+from conftest import ROOT, fill_folder, read_report, run_py
+
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = ["-p", "FINE_TUNE_EPOCHS=1", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
 
@@ -45,3 +48,43 @@ def test_two_runs_at_once(project, photos):
         output, error = process.communicate()
         assert process.returncode == 0, output + error
     assert set(read_report(project, "twice")) == {"dataset", "train", "quantization", "comparison"}
+
+
+NO_SPACE = """
+import resource, signal, sys, torch
+from pathlib import Path
+from utils.checkpoint import save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+save_checkpoint(Path(sys.argv[1]), torch.nn.Linear(100, 100), arch="conv_net", classes=[], preprocessing={})
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit on a process")
+def test_full_disk_leaves_the_good_file(tmp_path):
+    path = tmp_path / "net.pth"
+    save_checkpoint(path, torch.nn.Linear(2, 2), arch="conv_net", classes=["a"], preprocessing={})
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", NO_SPACE, path], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode != 0
+    assert path.read_bytes() == before and load_checkpoint(path)["classes"] == ["a"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["net.pth", "net.pth.sha256"]
+
+
+OFFLINE = """
+import socket
+def refuse(self, address, connect=socket.socket.connect):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError("no network")
+    return connect(self, address)
+socket.socket.connect = refuse
+"""
+
+
+def test_no_network_and_a_korean_console(project, photos, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
+    words = {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "cp949", "LC_ALL": "C", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, project / "run.py", "--no-venv", "--data", photos, "--name", "offline", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | words, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode("cp949", "replace") + done.stderr.decode("cp949", "replace")
+    assert set(read_report(project, "offline")) == {"dataset", "train", "quantization", "comparison"}

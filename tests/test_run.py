@@ -11,7 +11,7 @@ import run
     [
         (["--data", "no/such/folder"], "--data no/such/folder: no such folder. Give one that holds a folder of images"),
         (["--data", ".", "--name", "../elsewhere"], "--name ../elsewhere: a plain name is needed"),
-        (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ARCH, BATCH_SIZE"),
+        (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ACCURACY, AGREEMENT"),
     ],
 )
 def test_option_that_makes_no_sense(project, arguments, sentence):

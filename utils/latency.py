@@ -208,4 +208,4 @@ def _peak_memory() -> float:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     # Linux hands getrusage's peak down from the parent process; this one starts with the program
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1e3

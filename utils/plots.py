@@ -98,7 +98,7 @@ def thumbnails(
 
 
 def most_confused(counts: pd.DataFrame, limit: int = 12) -> pd.DataFrame:
-    """Keep the classes with most mistakes in confusion counts (C, C); add the rest up as one, so that all is legible."""
+    """Keep the classes with most mistakes in confusion counts (C, C); add the rest up as one, so all is legible."""
     if len(counts) <= limit + 1:
         return counts
     mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)

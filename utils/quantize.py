@@ -38,7 +38,7 @@ def machine_info() -> dict:
     """Describe what the numbers were measured on: CPU and its clock's governor (Linux), system, threads, versions."""
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    clock = {"governor": governor.read_text().strip() if governor.exists() else "unknown"}
+    clock = {"governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else "unknown"}
     return cpu_info() | clock | {"system": platform.platform(), "threads": THREADS} | versions
 
 
