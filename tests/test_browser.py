@@ -100,5 +100,6 @@ def test_run_all_shows_plots_and_no_error(page, name, tmp_path):
     assert prompts == [f"[{number}]:" for number in range(1, len(prompts) + 1)]
     sizes = panel.locator(".jp-OutputArea-output img").evaluate_all("all => all.map(e => [e.width, e.height])")
     assert sizes and all(min(size) > 50 for size in sizes), sizes
+    assert panel.locator(".jupyter-widgets:visible").count() == 0, "a progress bar is left"
     texts = panel.locator(".jp-OutputArea-output").all_text_contents()
     assert not [text for text in texts if GARBAGE.search(text)]
