@@ -73,6 +73,27 @@ def test_full_disk_leaves_the_good_file(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["net.pth", "net.pth.sha256"]
 
 
+SMALL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit on a process")
+def test_full_disk_is_named_and_the_last_run_is_kept(project, photos, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SMALL_DISK)
+    runs = project / "runs" / "full disk"
+    runs.mkdir(parents=True)
+    (runs / "EDA.ipynb").write_text("the last run")
+    small = {"PYTHONPATH": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
+    done = run_py(project, "--data", str(photos), "--name", "full disk", *SMALL, **small)
+    assert done.returncode == 1
+    assert "runs/full disk/EDA.ipynb cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [(each.name, each.read_text()) for each in runs.iterdir()] == [("EDA.ipynb", "the last run")]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
