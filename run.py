@@ -208,10 +208,22 @@ def execute(name: str, settings: dict, target: Path) -> str | None:
         return f"{name}.ipynb: the Python process died, most likely because memory ran out"
     finally:
         drop_widgets(notebook)
-        temporary = target.with_suffix(".writing")
-        temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        write_whole(target, nbformat.writes(notebook) + "\n")
     return None
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Replace a file in one step, or stop with one sentence and leave it as it was."""
+    temporary = target.with_suffix(".writing")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        sys.exit(
+            f"\nrun.py: {target.relative_to(ROOT)} cannot be written: {error.strerror}. Mend that (a full disk, most "
+            "often) and run this again"
+        )
 
 
 def drop_widgets(notebook) -> None:

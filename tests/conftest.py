@@ -10,7 +10,21 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the browser's tests out where there is no browser."""
+    if not CHROMIUM and (browsing := [item for item in items if item.get_closest_marker("browser")]):
+        items[:] = [item for item in items if item not in browsing]
+        config.hook.pytest_deselected(items=browsing)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say so, in a line."""
+    if not CHROMIUM:
+        terminalreporter.write_line("No Chromium on PATH: the tests in a browser (-m browser) were left out")
 
 
 def copy_project(target: Path) -> Path:

@@ -8,9 +8,10 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, fill_folder, read_report, run_py
+from conftest import ROOT, copy_project, fill_folder, read_report, run_py
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.report import update_report
 
 SMALL = ["-p", "FINE_TUNE_EPOCHS=1", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
 
@@ -67,8 +68,89 @@ def test_full_disk_leaves_the_good_file(tmp_path):
     before = path.read_bytes()
     done = subprocess.run([sys.executable, "-c", NO_SPACE, path], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode != 0
+    assert f"InputError: {path} cannot be written: " in done.stderr and "make room on that disk" in done.stderr
     assert path.read_bytes() == before and load_checkpoint(path)["classes"] == ["a"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["net.pth", "net.pth.sha256"]
+
+
+SMALL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit on a process")
+def test_full_disk_is_named_and_the_last_run_is_kept(project, photos, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SMALL_DISK)
+    runs = project / "runs" / "full disk"
+    runs.mkdir(parents=True)
+    (runs / "EDA.ipynb").write_text("the last run")
+    small = {"PYTHONPATH": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
+    done = run_py(project, "--data", str(photos), "--name", "full disk", *SMALL, **small)
+    assert done.returncode == 1
+    assert "runs/full disk/EDA.ipynb cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [(each.name, each.read_text()) for each in runs.iterdir()] == [("EDA.ipynb", "the last run")]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from utils.config import whole_file
+with whole_file(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_save_left_goes_with_a_later_one(tmp_path):
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path / "report.json"], cwd=ROOT)
+    old, young = tmp_path.iterdir()
+    os.utime(old, (0, 0))
+    update_report(tmp_path, "dataset", {})
+    assert {each.name for each in tmp_path.iterdir()} == {"report.json", young.name}, "it may be another run's, at work"
+
+
+SLOW_PACKAGE = """
+import sys, time, zipfile
+from pathlib import Path
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    started = Path("started")
+    if not started.exists():
+        started.touch()
+        time.sleep(600)
+    with zipfile.ZipFile(Path(folder) / "slow-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("slow-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: slow\\nVersion: 1.0\\n")
+        wheel.writestr("slow-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("slow-1.0.dist-info/RECORD", "")
+    return "slow-1.0-py3-none-any.whl"
+"""
+
+
+def test_killed_while_installing_and_called_again(tmp_path):
+    project, package = copy_project(tmp_path / "과일 분류"), tmp_path / "slow"
+    package.mkdir()
+    (package / "slow.py").write_text(SLOW_PACKAGE)
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n'
+        '[project]\nname = "slow"\nversion = "1.0"\n'
+    )
+    (project / "requirements.txt").write_text(package.as_uri())
+    command = [sys.executable, project / "run.py", "lab"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not (package / "started").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (project / ".venv").exists() and not (project / ".venv" / "installed.json").exists()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert "Setting up .venv" in done.stdout and "Set up." in done.stdout, done.stdout + done.stderr
+    assert list(project.glob(".venv/**/slow-1.0.dist-info"))
+    again = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert "Set" not in again.stdout, "it was set up once more"
 
 
 OFFLINE = """

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import random
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 SEED = 0
+WRITING, DAY = ".writing-", 24 * 3600  # seconds
 THREADS = os.cpu_count() or 1
 
 
@@ -56,15 +59,44 @@ def seed_everything(seed: int = SEED) -> None:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` in one step, and only when the block succeeds.
 
-    A kill or a full disk in the middle leaves the previous file as it was.
+    A kill or a full disk in the middle leaves the previous file as it was. Raises InputError when the disk is full.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    remove_leftovers(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
         temporary = Path(folder) / path.name
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        except Exception as error:
+            if not (obstacle := writing_obstacle(Path(folder))):
+                raise
+            raise InputError(
+                f"{relative(path)} cannot be written: {obstacle}. What was there before is untouched: make room on "
+                "that disk and run this again"
+            ) from error
         os.replace(temporary, path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed while writing left, once no run can still be writing it: after a day."""
+    for leftover in folder.glob(f"{WRITING}*"):
+        with suppress(FileNotFoundError):  # two runs may clean up at once
+            if time.time() - leftover.stat().st_mtime > DAY:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def writing_obstacle(folder: Path) -> str:
+    """Say why not even a megabyte can be written: torch and ONNX Runtime do not tell a full disk from other faults."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
 
 
 def sha256(path: str | Path) -> str:
