@@ -85,9 +85,9 @@ def run_all(page: Page, name: str) -> Locator:
 
 
 def look_through(page: Page, panel: Locator, folder: Path) -> None:
-    """Bring every output on the screen, as JupyterLab draws only what is seen, and keep a picture of each."""
-    for number, output in enumerate(panel.locator(".jp-Cell-outputArea:has(*)").all()):
-        output.scroll_into_view_if_needed()
+    """Bring every plot on the screen, as JupyterLab draws only what is seen, and keep a picture of each."""
+    for number, plot in enumerate(panel.locator(".jp-Cell-outputArea:has(img)").all()):
+        plot.scroll_into_view_if_needed()
         page.screenshot(path=folder / f"{number:02d}.png")
 
 
