@@ -167,6 +167,7 @@ def test_the_weights_of_a_fold_give_its_answers(data, epochs):
     logits, state = recipe(*parts)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the fresh net changed"
     assert (len(state) == 2) == (epochs == 0)
+    assert all(value.dtype == before[name].dtype for name, value in state.items())
     model.load_state_dict(state, strict=False)
     again, labels = predict(model, make_loader(image_set(folder, parts[2]), 64))
     np.testing.assert_allclose(logits, again, atol=1e-4)

@@ -159,7 +159,8 @@ def head_then_fine_tune(
     labels = pd.Series(image_set(train).labels, train.index)[rows[chosen]].to_numpy()
     head = fit_head(features[chosen], labels, codes[rows[chosen]], model.get_classifier().out_features)
     if not epochs:
-        state = dict(zip(classifier_names(model), map(torch.from_numpy, head), strict=True))
+        weights = [torch.from_numpy(each).float() for each in head]
+        state = dict(zip(classifier_names(model), weights, strict=True))
         return head_logits(head, features[test.index]), state
     model = set_head(copy.deepcopy(model), head)
     valid_loader = make_loader(image_set(valid), batch_size=64)
