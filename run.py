@@ -121,13 +121,18 @@ def set_up(extra: list[str]) -> None:
     installed = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() and VENV_PYTHON.exists() else {}
     if wanted.items() <= installed.items():
         return
-    if installed.get("lock") != wanted["lock"]:
-        print("Setting up .venv, once: some minutes, and several GB on Linux, where PyTorch brings CUDA", flush=True)
-        mark.unlink(missing_ok=True)
-        installed = {}
-        venv.create(VENV, with_pip=True, clear=True)
-    install(["-r", str(LOCK), *extra])
-    mark.write_text(json.dumps(installed | wanted), encoding="utf-8")
+    try:
+        if installed.get("lock") != wanted["lock"]:
+            print("Setting up .venv, once: some minutes, and on Linux several GB, as PyTorch brings CUDA", flush=True)
+            mark.unlink(missing_ok=True)
+            installed = {}
+            venv.create(VENV, with_pip=True, clear=True)
+        install(["-r", str(LOCK), *extra])
+        write_whole(mark, json.dumps(installed | wanted))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
+        reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
+        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes several GB: make room and run this again")
 
 
 def install(requirements: list[str]) -> None:
@@ -154,7 +159,8 @@ def install(requirements: list[str]) -> None:
     if process.wait():
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         sys.exit(
-            f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and run this again"
+            f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and "
+            "the space on the disk, and run this again"
         )
     print(f"\r{'Set up.':78}", flush=True)
 

@@ -94,6 +94,18 @@ def test_full_disk_is_named_and_the_last_run_is_kept(project, photos, tmp_path):
     assert [(each.name, each.read_text()) for each in runs.iterdir()] == [("EDA.ipynb", "the last run")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit on a process")
+def test_full_disk_during_set_up_is_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SMALL_DISK)
+    project = copy_project(tmp_path / "project")
+    command = [sys.executable, project / "run.py", "lab"]
+    small = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=small, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert ".venv cannot be made: " in done.stderr and "File too large. It takes several GB" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

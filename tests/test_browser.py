@@ -79,15 +79,17 @@ def run_all(page: Page, name: str) -> Locator:
     page.get_by_role("menuitem", name="Kernel", exact=True).click()
     page.get_by_role("menuitem", name="Restart Kernel and Run All Cells…").click()
     page.locator(".jp-Dialog", has_text="Restart Kernel?").locator(".jp-mod-accept").click()
-    finished = panel.locator(PROMPTS).last.filter(has_text=re.compile(r"\[\d+\]:"))
+    last = panel.locator(PROMPTS).last
+    expect(last).to_have_text("[*]:", timeout=MINUTE)  # the number of the committed run is gone
+    finished = last.filter(has_text=re.compile(r"\[\d+\]:"))
     finished.or_(panel.locator(ERRORS).first).first.wait_for(state="attached", timeout=2 * MINUTE)
     return panel
 
 
 def look_through(page: Page, panel: Locator, folder: Path) -> None:
-    """Bring every output on the screen, as JupyterLab draws only what is seen, and keep a picture of each."""
-    for number, output in enumerate(panel.locator(".jp-Cell-outputArea:has(*)").all()):
-        output.scroll_into_view_if_needed()
+    """Bring every plot on the screen, as JupyterLab draws only what is seen, and keep a picture of each."""
+    for number, plot in enumerate(panel.locator(".jp-Cell-outputArea:has(img)").all()):
+        plot.scroll_into_view_if_needed()
         page.screenshot(path=folder / f"{number:02d}.png")
 
 
