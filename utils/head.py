@@ -138,4 +138,5 @@ def compare_recipes(
     table["difference"] = table["macro_f1"] - table["macro_f1"]["minority only"]
     pairs = [(labels, answers["minority only"], each, len(counts), groups) for each in answers.values()]
     table[["low", "high"]] = [macro_f1_difference_interval(*pair) for pair in pairs]
+    table.loc["minority only", ["low", "high"]] = 0.0  # it is compared with itself
     return table
