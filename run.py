@@ -213,7 +213,7 @@ def execute(name: str, settings: dict, target: Path) -> str | None:
     except DeadKernelError:
         return f"{name}.ipynb: the Python process died, most likely because memory ran out"
     finally:
-        drop_widgets(notebook)
+        drop_progress_bars(notebook)
         write_whole(target, nbformat.writes(notebook) + "\n")
     return None
 
@@ -232,12 +232,17 @@ def write_whole(target: Path, text: str) -> None:
         )
 
 
-def drop_widgets(notebook) -> None:
-    """Remove progress bars: they are dead in a file."""
+def drop_progress_bars(notebook) -> None:
+    """Remove what progress bars leave: an empty output, or, from other libraries, a widget that is dead in a file."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if not any("widget" in kind for kind in each.get("data", {}))]
+            cell.outputs = [each for each in cell.outputs if not is_progress_bar(each)]
+
+
+def is_progress_bar(output: dict) -> bool:
+    """Tell whether an output was a progress bar."""
+    return "data" in output and (not output["data"] or any("widget" in kind for kind in output["data"]))
 
 
 def headline(name: str, report: dict) -> str:
