@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tqdm import tqdm
 
@@ -12,14 +13,10 @@ def progress(items: Iterable, name: str, total: int | None = None) -> tqdm:
     tqdm's own bar for notebooks is a widget: whoever saves the notebook and opens it again finds "Error displaying
     widget" in its place.
     """
-    if not _in_notebook():
-        return tqdm(items, name, total, leave=False)
-    return tqdm(items, name, total, leave=False, file=_Line(), ascii=False, ncols=80, position=0)
-
-
-def _in_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
+    if not hasattr(shell, "kernel"):
+        return tqdm(items, name, total, leave=False)
+    return tqdm(items, name, total, leave=False, file=_line(shell.execution_count), ascii=False, ncols=80, position=0)
 
 
 class _Line:
@@ -38,3 +35,9 @@ class _Line:
 
     def flush(self) -> None:
         pass
+
+
+@lru_cache(1)
+def _line(execution_count: int) -> _Line:
+    """Give all bars of one execution the same line: even an empty output takes space."""
+    return _Line()
