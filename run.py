@@ -2,7 +2,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
-python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
+python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
 python run.py lab                                 open JupyterLab here
 python run.py test                                lint and test
 """
@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
+NEEDED = {"run": "nbclient", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -38,6 +40,11 @@ def main() -> int:
     if not arguments.no_venv:
         set_up([] if arguments.command != "test" else test_requirements())
         return subprocess.run([VENV_PYTHON, __file__, "--no-venv", *sys.argv[1:]]).returncode
+    if not find_spec(needed := NEEDED[arguments.command]):
+        sys.exit(
+            f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install what requirements.txt "
+            "lists and, for tests, pyproject.toml"
+        )
     if arguments.command == "lab":
         return subprocess.run([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb"], cwd=ROOT).returncode
     if arguments.command == "test":
@@ -186,15 +193,11 @@ def run_notebooks(settings: dict, folder: Path) -> int:
 
 def execute(name: str, settings: dict, target: Path) -> str | None:
     """Run one notebook with `settings` in place of its own and write it to `target`; → what went wrong, if anything."""
-    try:
-        import nbformat
-        from jupyter_client import AsyncKernelManager
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, DeadKernelError
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"\nrun.py: {error.name} is not installed here: pip install -r requirements.txt, or leave out --no-venv"
-        )
+    import nbformat
+    from jupyter_client import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     if own := {key: value for key, value in settings.items() if key in known_settings(notebook)}:
         lines = [f"{key} = {value!r}" for key, value in own.items()]

@@ -1,5 +1,8 @@
 """run.py when something is wrong: one sentence that names the thing and the next step."""
 
+import subprocess
+import venv
+
 import pytest
 from conftest import copy_project, fill_folder, run_py
 
@@ -57,6 +60,17 @@ def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
     done = run_py(project, "--data", str(data), "--name", "fault", "-p", "SEED='seven'")
     assert done.returncode == 1
     assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "package"), [("run", "nbclient"), ("lab", "jupyterlab"), ("test", "pytest")])
+def test_python_without_the_packages(project, tmp_path, command, package):
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare" / run.VENV_PYTHON.relative_to(run.VENV)
+    call = [python, project / "run.py", "--no-venv", command]
+    done = subprocess.run(call, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert f"{package} is not installed for this Python: leave out --no-venv" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
