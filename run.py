@@ -3,7 +3,7 @@
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
-python run.py lab                                 open JupyterLab here
+python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
 """
 
@@ -46,7 +46,8 @@ def main() -> int:
             "lists and, for tests, pyproject.toml"
         )
     if arguments.command == "lab":
-        return subprocess.run([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb"], cwd=ROOT).returncode
+        command = [sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter]
+        return subprocess.run(command, cwd=ROOT).returncode
     if arguments.command == "test":
         return run_tests()
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
@@ -64,7 +65,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
-    return parser.parse_args()
+    arguments, arguments.jupyter = parser.parse_known_args()
+    if arguments.jupyter and arguments.command != "lab":
+        parser.error(f"unrecognized arguments: {' '.join(arguments.jupyter)}")
+    return arguments
 
 
 def read_settings(arguments: argparse.Namespace) -> dict:

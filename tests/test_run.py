@@ -14,6 +14,7 @@ import run
     [
         (["--data", "no/such/folder"], "--data no/such/folder: no such folder. Give one that holds a folder of images"),
         (["--data", ".", "--name", "../elsewhere"], "--name ../elsewhere: a plain name is needed"),
+        (["--allow-root"], "unrecognized arguments: --allow-root"),
         (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ACCURACY, AGREEMENT"),
     ],
 )
@@ -22,6 +23,11 @@ def test_option_that_makes_no_sense(project, arguments, sentence):
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_lab_takes_the_options_of_jupyterlab(project):
+    done = run_py(project, "lab", "--version")
+    assert done.returncode == 0 and done.stdout.startswith("4."), done.stderr
 
 
 def test_empty_class_stops_before_training_and_lists_all_bad_files(project, tmp_path):
