@@ -14,20 +14,8 @@ from conftest import ROOT, copy_project, fill_folder, read_report, run_py
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.report import update_report
 
-SMALL = [
-    "-p",
-    "FINE_TUNE_EPOCHS=1",
-    "-p",
-    "FOLDS=3",
-    "-p",
-    "REPEATS=1",
-    "-p",
-    "GROUPS=",
-    "-p",
-    "DRAWS=2",
-    "-p",
-    "ROUNDS=4",
-]
+SETTINGS = ["FINE_TUNE_EPOCHS=1", "FOLDS=3", "REPEATS=1", "GROUPS=", "DRAWS=2", "ROUNDS=4"]
+SMALL = [word for setting in SETTINGS for word in ("-p", setting)]
 
 
 @pytest.fixture(scope="module")
