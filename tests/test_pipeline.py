@@ -1,6 +1,5 @@
 """The four notebooks, end to end, as a user runs them."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -11,16 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, copy_project, fill_folder, read_report, run_py
+from conftest import ROOT, copy_project, fill_folder, fingerprint, read_report, run_py
 from PIL import Image
 
 COUNTS = {"사과": 24, "cherry pie": 24, "tomato": 9}
 SMALL = ["-p", "FINE_TUNE_EPOCHS=2", "-p", "FOLDS=3", "-p", "REPEATS=1", "-p", "GROUPS="]
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from utils.config import InputError
 from utils.report import model_entries, read_report, result_table, update_report, write_model_card
 
 PAIR = {
@@ -81,3 +82,10 @@ def test_report_keeps_the_keys_that_others_rely_on(run):
     assert {"macro_f1", "ci95", "bytes", "latency_ms", "peak_rss_mb"} <= set(model)
     assert set(model["latency_ms"]) == {"1", "16"} and {"p50", "p90", "p99"} <= set(model["latency_ms"]["1"])
     assert model["photo_to_answer_ms"]["p50"] == 1.0
+
+
+@pytest.mark.parametrize("content", [b"", b'{"dataset": ', b"\xff\xfe"])
+def test_damaged_report_is_named_with_the_next_step(tmp_path, content):
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(InputError, match="report.json cannot be read: it is .* Delete it, and run the notebooks again"):
+        read_report(tmp_path)

@@ -1,5 +1,8 @@
 """run.py when something is wrong: one sentence that names the thing and the next step."""
 
+import subprocess
+import venv
+
 import pytest
 from conftest import copy_project, fill_folder, run_py
 
@@ -11,6 +14,7 @@ import run
     [
         (["--data", "no/such/folder"], "--data no/such/folder: no such folder. Give one that holds a folder of images"),
         (["--data", ".", "--name", "../elsewhere"], "--name ../elsewhere: a plain name is needed"),
+        (["--allow-root"], "unrecognized arguments: --allow-root"),
         (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ACCURACY, AGREEMENT"),
     ],
 )
@@ -19,6 +23,11 @@ def test_option_that_makes_no_sense(project, arguments, sentence):
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_lab_takes_the_options_of_jupyterlab(project):
+    done = run_py(project, "lab", "--version")
+    assert done.returncode == 0 and done.stdout.startswith("4."), done.stderr
 
 
 def test_empty_class_stops_before_training_and_lists_all_bad_files(project, tmp_path):
@@ -57,6 +66,17 @@ def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
     done = run_py(project, "--data", str(data), "--name", "fault", "-p", "SEED='seven'")
     assert done.returncode == 1
     assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "package"), [("run", "nbclient"), ("lab", "jupyterlab"), ("test", "pytest")])
+def test_python_without_the_packages(project, tmp_path, command, package):
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare" / run.VENV_PYTHON.relative_to(run.VENV)
+    call = [python, project / "run.py", "--no-venv", command]
+    done = subprocess.run(call, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert f"{package} is not installed for this Python: leave out --no-venv" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from utils.config import InputError, relative
+from utils.progress import progress
 
 
 class ImageFolderDataReader(CalibrationDataReader):
@@ -75,7 +75,7 @@ def calibrate(model_path: Path, folder: Path, reader: CalibrationDataReader, met
     reader.rewind()
     with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints for every batch
         calibrator = create_calibrator(model_path, augmented_model_path=str(augmented), calibrate_method=method)
-        for batch in tqdm(reader, "calibrate", len(reader), leave=False):
+        for batch in progress(reader, "calibrate", len(reader)):
             calibrator.collect_data(_OneBatch(batch))
         save_tensors_data(calibrator.compute_data(), ranges)
     return ranges

@@ -37,7 +37,7 @@ def load_checkpoint(path: Path) -> dict:
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: {how_to_recreate(path)}")
     beside = Path(f"{path}.sha256")
-    if beside.exists() and beside.read_text(encoding="utf-8").split()[:1] != [sha256(path)]:
+    if beside.exists() and beside.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256(path)]:
         raise InputError(
             f"{relative(path)} is not the file that was saved (its sha256 differs from {beside.name}; "
             f"{likely_cause(path)}): {how_to_recreate(path)}"

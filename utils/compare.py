@@ -162,9 +162,9 @@ def answer_all(
     changes each image (PIL) before it is prepared. Raises InputError when a model answers with other classes.
     """
     from torchvision.transforms import v2
-    from tqdm.auto import tqdm
 
     from utils.datasets import evaluation_transform, make_loader
+    from utils.progress import progress
 
     alike: dict[str, list[str]] = {}
     for name, model in models.items():
@@ -174,7 +174,7 @@ def answer_all(
     for names in alike.values():
         transform = evaluation_transform(models[names[0]].preprocessing)
         dataset = image_set(transform=v2.Compose([spoil, transform]) if spoil else transform)
-        for images, _ in tqdm(make_loader(dataset, BATCH), "answers", leave=False):
+        for images, _ in progress(make_loader(dataset, BATCH), "answers"):
             for name in names:
                 batches[name].append(models[name](images.numpy()))
                 models[name].check_width(batches[name][-1], classes)

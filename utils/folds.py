@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from torch import nn
-from tqdm.auto import tqdm
 
 from utils.calibration import ImageFolderDataReader
 from utils.checkpoint import load_folds
@@ -16,6 +15,7 @@ from utils.config import InputError, sha256
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.export import export_onnx, set_constants
 from utils.model import build_model
+from utils.progress import progress
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
 from utils.search import content_hash, remembered
@@ -58,7 +58,7 @@ def _answer_all(
     logits = {name: np.full((len(index), len(folds["classes"])), np.nan) for name in ("onnx", "int8")}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
-        for fold in tqdm(folds["folds"][:limit], "folds", leave=False):
+        for fold in progress(folds["folds"][:limit], "folds"):
             held_out = index["path"].isin(fold["files"]).to_numpy()
             known = index[~held_out]
             rows = np.unique(np.linspace(0, len(known) - 1, min(calibration, len(known))).astype(int))

@@ -37,12 +37,13 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     extension. Raises InputError, naming all at once, when a class is left without images.
     """
     import pandas as pd
-    from tqdm.auto import tqdm
+
+    from utils.progress import progress
 
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
         rows = pool.map(lambda item: _describe(folder, *item), files)
-        table = pd.DataFrame(tqdm(rows, "decode", len(files), leave=False), columns=COLUMNS)
+        table = pd.DataFrame(progress(rows, "decode", len(files)), columns=COLUMNS)
     table = table.sort_values("path", ignore_index=True)
     good = table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True)
     refused = table.loc[table["reason"] != "", ["path", "class", "reason", "sha256"]].reset_index(drop=True)
@@ -79,7 +80,7 @@ def read_image(path: Path) -> Image.Image:
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
     """Read small square copies of all images of the index: uint8 (N, size, size, 3), 12 kB each at 64 pixels."""
-    from tqdm.auto import tqdm
+    from utils.progress import progress
 
     def shrink(path: str) -> np.ndarray:
         return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
@@ -87,7 +88,7 @@ def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.
     pictures = np.empty((len(index), size, size, 3), dtype=np.uint8)
     with ThreadPoolExecutor(THREADS) as pool:
         shrunk = pool.map(shrink, index["path"])
-        for position, picture in enumerate(tqdm(shrunk, "read", len(index), leave=False)):
+        for position, picture in enumerate(progress(shrunk, "read", len(index))):
             pictures[position] = picture
     return pictures
 

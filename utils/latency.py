@@ -59,15 +59,16 @@ def measure_latency(
     batch size and whole photos are timed in every round. `preprocessing` is for files that have none.
     """
     import pandas as pd
-    from tqdm.auto import tqdm
+
+    from utils.progress import progress
 
     generator = np.random.default_rng(SEED)
     calls, reference, started, workers = [], [], {}, {}
     with ExitStack() as stack:
         stack.enter_context(_environment(ASLEEP))
-        for name, path in tqdm(paths.items(), "start", leave=False):
+        for name, path in progress(paths.items(), "start"):
             workers[name], started[name] = _start_process(stack, path, list(photos), threads, preprocessing)
-        for number in tqdm(range(rounds), "latency", leave=False):
+        for number in progress(range(rounds), "latency"):
             tasks = [PHOTO, *(batch_sizes if number % RARER == 0 else batch_sizes[:1])]
             reference.append(_reference_ms())
             for task in generator.permutation(np.array(tasks, dtype=object)):

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.config import whole_file
+from utils.config import InputError, likely_cause, relative, whole_file
 
 
 def read_report(run: Path) -> dict:
-    """Read ``report.json`` of a run; empty when there is none yet."""
+    """Read ``report.json`` of a run; empty when there is none yet. Raises InputError when it is damaged."""
     path = run / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        raise InputError(
+            f"{relative(path)} cannot be read: {likely_cause(path)}. Delete it, and run the notebooks again from EDA on"
+        ) from None
 
 
 def update_report(run: Path, section: str, values: dict) -> None:

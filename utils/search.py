@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
-from tqdm.auto import tqdm
 
 from utils.config import SEED, sha256, whole_file
 from utils.metrics import confusion, macro_f1
+from utils.progress import progress
 from utils.rewrite import LAYERS
 from utils.session import open_session
 
@@ -56,7 +56,7 @@ def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, cal
     """
     sessions = {name: open_session(path) for name, path in paths.items()}
     generator, times = np.random.default_rng(SEED), {name: [] for name in paths}
-    for _ in tqdm(range(rounds), "time", leave=False):
+    for _ in progress(range(rounds), "time"):
         for name in generator.permutation(list(paths)):
             sessions[name].run(None, {"input": image})
             for _ in range(calls):
@@ -74,7 +74,7 @@ def rank_sensitivity(quantize: Callable[..., None], prepared_path: Path, recipe:
     nodes = [node.name for node in onnx.load(prepared_path).graph.node if node.op_type in LAYERS]
     reference, ratios = run_model(prepared_path, images), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in tqdm(["", *nodes], "sensitivity", leave=False):
+        for name in progress(["", *nodes], "sensitivity"):
             path = Path(folder) / "left.onnx"
             quantize(path, **recipe | {"correct": False, "nodes_to_exclude": [name] if name else []})
             ratios[name] = sqnr_db(reference, run_model(path, images))
@@ -134,7 +134,7 @@ def try_recipes(
     with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": float_path} | {name: Path(folder) / f"{i}.onnx" for i, name in enumerate(recipes)}
         reference, rows = run_model(float_path, images), []
-        for name, path in tqdm(paths.items(), "recipes", leave=False):
+        for name, path in progress(paths.items(), "recipes"):
             if name in recipes:
                 quantize(path, **recipes[name])
             logits = run_model(path, images)
@@ -162,7 +162,7 @@ def try_draws(
     sizes = [size for size in sizes if size < len(images) for _ in range(draws)]
     samples = [generator.choice(len(images), size, replace=False) for size in sizes]
     with tempfile.TemporaryDirectory() as folder:
-        for sample in tqdm([*samples, np.arange(len(images))], "draws", leave=False):
+        for sample in progress([*samples, np.arange(len(images))], "draws"):
             quantize(Path(folder) / "draw.onnx", images[np.sort(sample)])
             logits = run_model(Path(folder) / "draw.onnx", unseen)
             agreement = float((logits.argmax(1) == reference.argmax(1)).mean())

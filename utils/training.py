@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.confidence import cross_entropy
@@ -23,6 +22,7 @@ from utils.datasets import ImageDataset, make_loader
 from utils.head import fit_head, head_logits, set_head
 from utils.metrics import macro_f1
 from utils.model import DEVICE, classifier_names, fitting_threads, predict
+from utils.progress import progress
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 SLOWER = 3  # times, that pretrained layers learn than the new one
@@ -183,7 +183,7 @@ def cross_validate(
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
     folds = min(folds, groups.groupby(index["class"]).nunique().min())
     logits, fold_of, networks = [{} for _ in range(repeats)], np.zeros((repeats, len(index)), dtype=int), []
-    for repeat, fold in tqdm(list(np.ndindex(repeats, folds)), "folds", leave=False):
+    for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
         tests = [test for _, test in splitter.split(index, index["class"], groups)]
         test, valid = tests[fold], tests[fold - 1]
