@@ -3,25 +3,17 @@
 Needs the files that run.py makes with the same options. Each run starts all processes anew, as compare_models does.
 """
 
-import argparse
-
-from utils.config import project_path, run_folder
-from utils.datasets import load_index
+from bench.options import parse_options
 from utils.latency import PHOTO, latency_ratio, measure_latency
+from utils.split import load_index
 
 RUNS = 2
 
 
 def main() -> None:
     """Print, for each run, the ratio with its interval: of one image, of a batch of 16, and from photo to answer."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", default="conv_net")
-    parser.add_argument("--name", default="")
-    parser.add_argument("--data", default="data/train")
-    arguments = parser.parse_args()
-    run, data = run_folder(arguments.name), project_path(arguments.data)
-    paths = {"pytorch": run / f"fine_tuned_{arguments.arch}.pth"}
-    paths |= {"onnx": run / f"{arguments.arch}.onnx", "int8": run / f"{arguments.arch}_int8.onnx"}
+    arch, run, data = parse_options(__doc__)
+    paths = {"pytorch": run / f"fine_tuned_{arch}.pth", "onnx": run / f"{arch}.onnx", "int8": run / f"{arch}_int8.onnx"}
     photos = [data / path for path in load_index(run / "split.csv", data)["path"][:8]]
     print(f"{'INT8 / fp32':12}{'one image':>26}{'16 images':>26}{'photo to answer':>26}")
     for number in range(RUNS):

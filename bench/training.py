@@ -5,7 +5,6 @@ the same network, split and preprocessing: seconds until the best validation mac
 cross-validation of the head on 300, 3,000 and 10,000 images made up in 50 classes, each in a process of its own.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.config import project_path, run_folder, seed_everything
+from bench.options import parse_options
+from utils.config import project_path, seed_everything
 
 PLAIN_EPOCHS = 6
 COUNTS = (300, 3_000, 10_000)
@@ -23,12 +23,7 @@ GROW = "import bench.training as bench, sys; bench.grow(int(sys.argv[1]))"
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="data/train")
-    parser.add_argument("--name", default="")
-    parser.add_argument("--arch", default="conv_net")
-    arguments = parser.parse_args()
-    race(project_path(arguments.data), run_folder(arguments.name), arguments.arch)
+    race(*parse_options(__doc__))
     print(f"\n{'images':>8}{'features s':>12}{'head s':>8}{'folds s':>9}{'peak MB':>9}{'features MB':>13}")
     for count in COUNTS:
         command = [sys.executable, "-c", GROW, str(count)]
@@ -36,14 +31,15 @@ def main() -> None:
         print(done.stdout, end="", flush=True)
 
 
-def race(data: Path, run: Path, arch: str) -> None:
+def race(arch: str, run: Path, data: Path) -> None:
     """Train both ways and print what each reached, and when."""
     import torch
 
-    from utils.datasets import ImageDataset, evaluation_transform, load_index, make_loader, separable_groups
+    from utils.datasets import ImageDataset, evaluation_transform, make_loader
     from utils.head import fit_head, set_head, view_features
     from utils.metrics import macro_f1
     from utils.model import build_model, predict
+    from utils.split import load_index, separable_groups
     from utils.training import default_epochs, make_optimizer, train_epoch
 
     index = load_index(run / "split.csv", data)
