@@ -6,7 +6,6 @@ biases, the second is what the table is measured on. Each model runs in a proces
 rounds visit them in random order: read the ratios, not the milliseconds.
 """
 
-import argparse
 import importlib.util
 import multiprocessing
 import re
@@ -21,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.config import THREADS, project_path, run_folder
+from bench.options import Options, parse_options
+from utils.config import THREADS, project_path
 
 ROUNDS, CALLS, BATCH = 25, 8, 32
 BUDGET = {"agreement": 0.99, "macro_f1": 0.005, "worst_recall": 0.01}
@@ -30,13 +30,9 @@ COUNT_MEMORY = "import bench.quantization as bench, sys; bench.calibrate_many(in
 
 def main() -> None:
     """Print the table of models, and then the memory of calibration."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", default="conv_net")
-    parser.add_argument("--name", default="")
-    parser.add_argument("--data", default="data/train")
-    arguments = parser.parse_args()
+    options = parse_options(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        compare(arguments, Path(folder))
+        compare(options, Path(folder))
     print(f"\n{'calibration':14}{'images':>8}{'peak MB':>9}")
     for method in ("MinMax", "Percentile", "Entropy"):
         for count in (300, 10_000):
@@ -45,22 +41,25 @@ def main() -> None:
             print(f"{method:14}{count:8,}{float(done.stdout):9.0f}", flush=True)
 
 
-def compare(arguments: argparse.Namespace, folder: Path) -> None:
+def compare(options: Options, folder: Path) -> None:
     """Make every model in `folder`, score them on the second half, time them, and print the table."""
-    from utils.datasets import ImageDataset, evaluation_transform, load_index
+    from utils.datasets import ImageDataset, evaluation_transform
+    from utils.export import export_onnx, write_metadata
     from utils.model import load_model
     from utils.search import score
+    from utils.split import load_index
 
-    run, data = run_folder(arguments.name), project_path(arguments.data)
-    checkpoint = run / f"fine_tuned_{arguments.arch}.pth"
+    arch, run, data = options
+    checkpoint = run / f"fine_tuned_{arch}.pth"
     model, details = load_model(checkpoint)
     index = load_index(run / "split.csv", data)
     dataset = ImageDataset(data, index, details["classes"], evaluation_transform(details["preprocessing"]))
     images, labels = np.stack([image.numpy() for image, _ in dataset]), np.array(dataset.labels)
     order = np.random.default_rng(0).permutation(len(images))
     first, second = order[::2], order[1::2]
-    print(f"{arguments.arch}: {len(first)} images calibrate and choose, {len(second)} are measured on")
-    export(model, details["preprocessing"]["image_size"], folder / "onnx.onnx")
+    print(f"{arch}: {len(first)} images calibrate and choose, {len(second)} are measured on")
+    export_onnx(model, details["preprocessing"]["image_size"], folder / "onnx.onnx")
+    write_metadata(folder / "onnx.onnx")
     files = {"pytorch": checkpoint, "onnx": folder / "onnx.onnx"}
     files |= quantize_ours(folder, images[first], labels[first])
     files |= quantize_openvino(folder, images[first])
@@ -74,18 +73,6 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
             f"{name:18}{row['agreement']:10.3f}{row['sqnr_db']:9.1f}{row['macro_f1']:10.3f}{kilobytes:9.0f}"
             f"{latency[name]:8.3f}{latency[name] / latency['onnx']:8.2f}"
         )
-
-
-def export(model, size: int, path: Path) -> None:
-    """Export as onnx_quant.ipynb does."""
-    import torch
-
-    from utils.export import write_metadata
-
-    shapes, names = ({0: torch.export.Dim("batch")},), {"input_names": ["input"], "output_names": ["output"]}
-    trial = (torch.randn(2, 3, size, size),)
-    torch.onnx.export(model.eval(), trial, path, dynamic_shapes=shapes, external_data=False, verbose=False, **names)
-    write_metadata(path)
 
 
 def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Path]:
@@ -126,17 +113,12 @@ def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[
     return paths
 
 
-def write_int8(target: Path, *, prepared: Path, ranges: dict, images: np.ndarray, correct: bool, note: str, **recipe):
-    """Quantize with known ranges and correct the biases."""
-    from onnxruntime.quantization import QuantFormat, quantize_static
-
-    from utils.bias_correction import correct_biases
+def write_int8(target: Path, *, prepared: Path, ranges: dict, images: np.ndarray, **recipe) -> None:
+    """Quantize with known ranges, and bring the file to the size that it has in a run."""
     from utils.export import write_metadata
+    from utils.quantize import quantize_file
 
-    kept = ranges[recipe["calibrate_method"]]
-    quantize_static(prepared, target, None, quant_format=QuantFormat.QDQ, calibration_cache_path=kept, **recipe)
-    if correct:
-        correct_biases(prepared, target, images)
+    quantize_file(prepared, target, ranges[recipe["calibrate_method"]], images, **recipe)
     write_metadata(target)
 
 
@@ -220,6 +202,7 @@ def calibrate_many(count: int, method: str) -> None:
     from torch.utils.data import DataLoader, Dataset
 
     from utils.calibration import ImageFolderDataReader, calibrate
+    from utils.export import export_onnx
     from utils.model import ConvNet
 
     class Noise(Dataset):
@@ -230,7 +213,7 @@ def calibrate_many(count: int, method: str) -> None:
             return torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(position)), 0
 
     with tempfile.TemporaryDirectory() as folder:
-        export(ConvNet(3), 64, Path(folder) / "net.onnx")
+        export_onnx(ConvNet(3), 64, Path(folder) / "net.onnx")
         reader = ImageFolderDataReader(DataLoader(Noise(), 16))
         calibrate(Path(folder) / "net.onnx", Path(folder), reader, CalibrationMethod[method])
     status = Path("/proc/self/status").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from utils.compare import Predictor, answer_all, check_alike, file_bytes, unspli
 from utils.config import InputError
 from utils.corruptions import darker
 from utils.datasets import ImageDataset, evaluation_transform
-from utils.export import check_parity, write_metadata
+from utils.export import check_parity, export_onnx, write_metadata
 from utils.model import ConvNet
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
@@ -28,16 +28,7 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     model = ConvNet(3).eval()
     save_checkpoint(folder / "net.pth", model, **DETAILS)
-    torch.onnx.export(
-        model,
-        (torch.randn(2, 3, 64, 64),),
-        folder / "net.onnx",
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        verbose=False,
-    )
+    export_onnx(model, 64, folder / "net.onnx")
     write_metadata(folder / "net.onnx", **DETAILS)
     return model, {"pytorch": folder / "net.pth", "onnx": folder / "net.onnx"}
 

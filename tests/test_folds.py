@@ -11,11 +11,12 @@ from conftest import fill_folder
 from utils import folds
 from utils.compare import unsplit_index
 from utils.config import InputError, sha256
-from utils.datasets import ImageDataset, evaluation_transform, save_index
+from utils.datasets import ImageDataset, evaluation_transform
 from utils.folds import answer_folds
 from utils.model import build_model
 from utils.quantize import cpu_info, type_recipes
 from utils.report import update_report
+from utils.split import save_index
 
 CLASSES = ["cherry pie", "tomato", "사과"]
 
@@ -70,12 +71,12 @@ def test_every_image_is_answered_by_the_network_that_has_not_seen_it(tmp_path, o
 def test_no_held_out_image_calibrates(setup, monkeypatch):
     seen = []
 
-    def quantize_file(prepared, target, reader, **recipe):
-        seen.append({path.relative_to(setup.data).as_posix() for path in reader.loader.dataset.paths})
-        return real(prepared, target, reader, **recipe)
+    class Reader(folds.ImageFolderDataReader):
+        def __init__(self, loader):
+            seen.append({path.relative_to(setup.data).as_posix() for path in loader.dataset.paths})
+            super().__init__(loader)
 
-    real = folds.quantize_file
-    monkeypatch.setattr(folds, "quantize_file", quantize_file)
+    monkeypatch.setattr(folds, "ImageFolderDataReader", Reader)
     first = setup.answer()
     assert [len(paths) for paths in seen] == [8, 8, 8]
     assert not any(paths & set(fold["files"]) for paths, fold in zip(seen, setup.contents["folds"], strict=True))

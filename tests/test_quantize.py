@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_data
 
 from utils.calibration import calibrate
+from utils.export import export_onnx
 from utils.model import ConvNet
 from utils.quantize import candidate_recipes, overflow_share, prepare, type_recipes
 from utils.rewrite import stem
@@ -45,12 +46,7 @@ def net(tmp_path_factory):
 def conv_net(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("net") / "conv_net.onnx"
-    shapes = ({0: torch.export.Dim("batch")},)
-    names = {"input_names": ["input"], "output_names": ["output"]}
-    trial = (torch.randn(2, 3, 64, 64),)
-    torch.onnx.export(
-        ConvNet(3).eval(), trial, path, dynamic_shapes=shapes, external_data=False, verbose=False, **names
-    )
+    export_onnx(ConvNet(3), 64, path)
     prepare(path, path.with_name("prepared.onnx"))
     return path
 

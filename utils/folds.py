@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils.calibration import ImageFolderDataReader
+from utils.calibration import ImageFolderDataReader, calibrate
 from utils.checkpoint import load_folds
 from utils.config import InputError, sha256
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
@@ -65,7 +65,9 @@ def _answer_all(
             reader = ImageFolderDataReader(make_loader(image_set(known.iloc[rows]), batch_size=16))
             _write_float(model, fold["state"], folds["preprocessing"]["image_size"], files["onnx"])
             prepare(files["onnx"], files["prepared"])
-            quantize_file(files["prepared"], files["int8"], reader, **_recipe(chosen, files["prepared"]))
+            recipe = _recipe(chosen, files["prepared"])
+            ranges = calibrate(files["prepared"], Path(folder), reader, recipe["calibrate_method"])
+            quantize_file(files["prepared"], files["int8"], ranges, reader.sample(32), **recipe)
             for name, answers in _answer(files, image_set(index[held_out])).items():
                 logits[name][held_out] = answers
     return logits

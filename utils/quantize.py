@@ -1,7 +1,6 @@
 """INT8 for the CPU at hand: what it is good at, and the recipes worth trying on it."""
 
 import platform
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.bias_correction import correct_biases
-from utils.calibration import ImageFolderDataReader, calibrate
 from utils.config import THREADS, whole_file
 from utils.rewrite import flatten_channels_last, keep_pooling_in_place, stem, strip
 
@@ -115,16 +113,19 @@ def prepare(source: Path, target: Path) -> None:
         onnx.save(onnx.shape_inference.infer_shapes(model), temporary)
 
 
-def quantize_file(prepared: Path, target: Path, reader: ImageFolderDataReader, *, correct: bool, **recipe) -> None:
-    """Quantize a prepared model by a recipe, calibrated on the reader's images, as onnx_quant.ipynb does."""
-    recipe.pop("note", None)
-    with tempfile.TemporaryDirectory() as folder, whole_file(target) as temporary:
-        ranges = calibrate(prepared, Path(folder), reader, recipe["calibrate_method"])
+def quantize_file(
+    prepared: Path, target: Path, ranges: Path, images: np.ndarray, *, correct: bool, note: str = "", **recipe
+) -> None:
+    """Quantize a prepared model by a recipe, as onnx_quant.ipynb does.
+
+    `ranges` are those of `calibrate` by the recipe's method, `images` float32 (N, 3, H, W) those to correct biases on.
+    """
+    with whole_file(target) as temporary:
         quantize_static(
-            prepared, temporary, reader, quant_format=QuantFormat.QDQ, calibration_cache_path=ranges, **recipe
+            prepared, temporary, None, quant_format=QuantFormat.QDQ, calibration_cache_path=ranges, **recipe
         )
         if correct:
-            correct_biases(prepared, temporary, reader.sample(32))
+            correct_biases(prepared, temporary, images)
 
 
 def count_operators(path: Path) -> Counter:
