@@ -129,7 +129,7 @@ def set_up(extra: list[str]) -> None:
     """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last."""
     wanted = {"lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(), **dict.fromkeys(extra, "extra")}
     mark = VENV / "installed.json"
-    installed = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() and VENV_PYTHON.exists() else {}
+    installed = read_mark(mark) if VENV_PYTHON.exists() else {}
     if wanted.items() <= installed.items():
         return
     try:
@@ -144,6 +144,14 @@ def set_up(extra: list[str]) -> None:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
         sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes several GB: make room and run this again")
+
+
+def read_mark(mark: Path) -> dict:
+    """Read what a finished set-up wrote; a mark that is missing or damaged says that nothing is installed."""
+    try:
+        return json.loads(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def install(requirements: list[str]) -> None:

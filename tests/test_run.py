@@ -98,6 +98,14 @@ def test_set_up_once_and_again_after_the_lock_changed(small_set_up):
     assert not (run.VENV / "witness").exists(), "an environment of another lock was kept"
 
 
+@pytest.mark.parametrize("content", ["", "{", "\0\0"])
+def test_a_damaged_mark_means_that_nothing_is_installed(small_set_up, content):
+    run.set_up([])
+    (run.VENV / "installed.json").write_text(content)
+    run.set_up([])
+    assert "lock" in run.read_mark(run.VENV / "installed.json")
+
+
 def test_interrupted_set_up_is_mended(small_set_up):
     run.LOCK.write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
     with pytest.raises(SystemExit, match="the installation failed"):

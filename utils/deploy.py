@@ -83,7 +83,5 @@ def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:
         "width": "width" if any_size else size,
         "factor": ", ".join(map(str, (1 / (255 * std)).tolist())),
         "offset": ", ".join(map(str, (mean / std).tolist())),
-        "resize": RESIZE_NODES.format(mode=RESIZE[interpolation])
-        if any_size
-        else "image_resized = Identity (image_pixels)",
+        "resize": RESIZE_NODES.format(mode=RESIZE[interpolation]) if any_size else KEEP_NODE,
     }

