@@ -8,17 +8,9 @@ from conftest import fill_folder
 from torchvision.transforms import v2
 
 from utils.config import InputError
-from utils.datasets import (
-    ImageDataset,
-    count_leaks,
-    evaluation_transform,
-    load_index,
-    make_loader,
-    minority_classes,
-    save_index,
-    split_index,
-)
+from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
+from utils.split import count_leaks, load_index, minority_classes, save_index, split_index
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 PARTS = ["train", "valid", "test"]

@@ -16,9 +16,9 @@ from conftest import fill_folder
 from PIL import Image
 
 from utils.config import InputError
-from utils.datasets import load_index, save_index, split_index
 from utils.duplicates import join_copies
 from utils.images import read_image, scan_folder
+from utils.split import load_index, save_index, split_index
 
 RED, GREEN = (200, 30, 40), (30, 180, 60)
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -1,5 +1,6 @@
 """What the README says is so."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -23,6 +24,19 @@ def test_use_from_your_own_notebook(project, embedded):
     (project / "mine.py").write_text("\n".join([*lines, f"print({last})"]), encoding="utf-8")
     done = subprocess.run([sys.executable, "mine.py"], cwd=project, capture_output=True, encoding="utf-8")
     assert done.stdout.strip() in {"apple", "cherry", "tomato"}, done.stderr
+
+
+def test_modules_import_only_what_stands_above_them():
+    above = set()
+    for name in re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE):
+        source = ROOT / "utils" / f"{name}.py"
+        if not source.exists():
+            continue  # the table of notebooks
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            module = getattr(node, "module", "") or ""
+            if module.startswith("utils."):
+                assert module.removeprefix("utils.") in above, f"{name} imports {module}, which stands below it"
+        above.add(name)
 
 
 def test_every_module_and_every_file_it_names_exists():

@@ -7,8 +7,8 @@ import pytest
 from conftest import fill_folder
 from jupyter_client.manager import start_new_kernel
 
-from utils.datasets import save_index, split_index
 from utils.images import scan_folder
+from utils.split import save_index, split_index
 
 EPOCHS = 25
 

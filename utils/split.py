@@ -1,0 +1,158 @@
+"""Table of images → groups → train, valid and test, and the manifest that later notebooks hold on to."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.config import SEED, InputError, relative, sha256, whole_file
+from utils.images import list_images
+
+PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
+REFUSED = "refused"
+MANIFEST = ["path", "class", "group", "sha256", "split"]
+
+
+def minority_classes(labels: pd.Series) -> list[str]:
+    """Name the classes that have fewer than half as many images as the largest one."""
+    counts = labels.value_counts()
+    return sorted(counts.index[counts < counts.max() / 2])
+
+
+def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
+    """Take each image's group (one object, one burst) from its file name: what `pattern` matches at the start.
+
+    Groups are kept apart by folder; an image whose name does not match is a group of its own.
+    """
+
+    def group(path: str) -> str:
+        match = re.match(pattern, Path(path).name) if pattern else None
+        return str(Path(path).with_name(match[0]).as_posix()) if match else path
+
+    return paths.map(group)
+
+
+def series_classes(index: pd.DataFrame) -> list[str]:
+    """Name the classes that have fewer than three groups, so that a part of the split cannot have one of its own."""
+    groups = index.groupby("class")["group"].nunique()
+    return list(groups.index[groups < 3])
+
+
+def separable_groups(index: pd.DataFrame) -> pd.Series:
+    """Return each image's group; a class that is one series is cut into ten blocks of frames in a row instead.
+
+    Neighbouring frames are the most alike, so blocks may leak less than single images do, but they leak.
+    """
+    groups = index["group"].copy()
+    for name in series_classes(index):
+        paths = _frames(index, name)
+        groups[paths.index] = [f"{name}/frames {10 * rank // len(paths)}" for rank in range(len(paths))]
+    return groups
+
+
+def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
+    """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
+
+    Each class gives one random group to test and one to valid; then every further group goes where most images of the
+    class are missing, or, in a tie, most images of all. A class that is one series leaks however it is cut
+    (`count_leaks` says how much): its frames in a row become test, and valid lies on both sides of them, as the gap to
+    train. Raises InputError when a class has fewer than three images.
+    """
+    counts = index["class"].value_counts()
+    if counts.min() < 3:
+        small = ", ".join(f"{name} ({count})" for name, count in counts[counts < 3].items())
+        raise InputError(
+            f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
+            "add images or remove the folder"
+        )
+    series = series_classes(index)
+    part_of_group: dict[str, str] = {}
+    missing_of_all = {part: share * len(index) for part, share in PARTS.items()}
+    generator = np.random.default_rng(seed)
+    split = pd.Series("", index=index.index, name="split")
+    for name in counts.index[::-1]:
+        paths = _frames(index, name)
+        if name in series:
+            split[paths.index] = _split_series(len(paths), generator)
+        else:
+            groups = index.loc[paths.index.sort_values(), "group"]
+            _assign_groups(groups, part_of_group, missing_of_all, generator)
+            split[groups.index] = groups.map(part_of_group)
+    return split
+
+
+def _frames(index: pd.DataFrame, name: str) -> pd.Series:
+    """List a class's paths as a person would number them: 2 before 10."""
+
+    def numbered(path: str) -> list[str | int]:
+        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"([0-9]+)", path))]
+
+    paths = index.loc[index["class"] == name, "path"]
+    return paths.loc[sorted(paths.index, key=lambda row: numbered(paths[row]))]
+
+
+def _split_series(total: int, generator: np.random.Generator) -> np.ndarray:
+    """Cut frames 70:15:15 on a circle, as a turntable's last frame resembles its first: train, gap, test, gap."""
+    test, valid = (max(1, round(PARTS[part] * total)) for part in ("test", "valid"))
+    parts = ["valid"] * (valid - valid // 2) + ["test"] * test + ["valid"] * (valid // 2)
+    return np.roll(np.array(parts + ["train"] * (total - len(parts))), generator.integers(total))
+
+
+def _assign_groups(
+    groups: pd.Series,
+    part_of_group: dict[str, str],
+    missing_of_all: dict[str, float],
+    generator: np.random.Generator,
+) -> None:
+    """Extend `part_of_group` by one class's groups; a group that another class has assigned stays where it is."""
+    sizes = groups.value_counts(sort=False)
+    missing = {part: share * len(groups) for part, share in PARTS.items()}
+    first = ["test", "valid"]
+    known = [group for group in sizes.index if group in part_of_group]
+    new = generator.permutation(sorted(set(sizes.index) - set(known)))
+    for group in [*known, *new]:
+        if group not in part_of_group:
+            fullest = max(missing, key=lambda part: (round(missing[part], 6), missing_of_all[part]))
+            part_of_group[group] = first.pop() if first else fullest
+        missing[part_of_group[group]] -= sizes[group]
+        missing_of_all[part_of_group[group]] -= sizes[group]
+
+
+def count_leaks(groups: pd.Series, split: pd.Series) -> int:
+    """Count the pairs of images of one group that lie in different parts of the split."""
+    pairs = lambda sizes: int((sizes * (sizes - 1) // 2).sum())  # noqa: E731
+    return pairs(groups.value_counts()) - pairs(pd.DataFrame({"group": groups, "split": split}).value_counts())
+
+
+def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
+    """Write the manifest: every image with class, group, sha256 and part; refused files are listed as such."""
+    rows = pd.concat([index, refused.assign(split=REFUSED)])
+    with whole_file(path) as temporary:
+        rows[MANIFEST].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def load_index(path: Path, folder: Path) -> pd.DataFrame:
+    """Read the manifest and check that `folder` still holds exactly these files with these bytes.
+
+    Raises InputError naming the files that are missing, new or changed.
+    """
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
+    try:  # all is text: a class may be called 01
+        index = pd.read_csv(path, keep_default_na=False, dtype=str, usecols=MANIFEST)
+    except ValueError as error:
+        raise InputError(f"{relative(path)} cannot be read ({error}): run EDA.ipynb again") from None
+    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
+    known = set(index["path"])
+    problems = [f"missing: {name}" for name in sorted(known - set(on_disk))]
+    problems += [f"new: {name}" for name in sorted(set(on_disk) - known)]
+    problems += [
+        f"changed: {name}"
+        for name, digest in zip(index["path"], index["sha256"], strict=True)
+        if name in on_disk and sha256(on_disk[name]) != digest
+    ]
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise InputError(f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
+    return index[index["split"] != REFUSED].reset_index(drop=True)
