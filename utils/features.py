@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.config import whole_file
-from utils.model import DEVICE, LARGE, fitting_threads
+from utils.model import DEVICE, LARGE, classifier_names, fitting_threads
 
 
 class _Body(nn.Module):
@@ -51,11 +51,11 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
 
 def _fingerprint(model: nn.Module) -> str:
     """Hash the structure and the weights before the last layer."""
-    last = {id(parameter) for parameter in model.get_classifier().parameters()}
+    last = classifier_names(model)
     digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in last:
-            digest.update(f"{name}{tuple(value.shape)}".encode() + value.detach().cpu().numpy().tobytes())
+    for name, value in model.state_dict().items():
+        if name not in last:
+            digest.update(f"{name}{tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from utils.checkpoint import load_folds
 from utils.config import InputError, sha256
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.export import export_onnx, set_constants
-from utils.model import build_model
+from utils.model import build_model, classifier_names
 from utils.progress import progress
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
@@ -77,9 +77,7 @@ def _write_float(model: nn.Module, state: dict, size: int, path: Path) -> None:
     """Export a fold's network; if only the last layer is its own, the file of the fold before gets new constants."""
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
-    only_head = {name for name, parameter in model.named_parameters() if id(parameter) in head} == set(state)
-    if only_head and path.exists():
+    if set(state) == set(classifier_names(model)) and path.exists():
         set_constants(path, path, {name: value.numpy() for name, value in state.items()})
     else:
         export_onnx(model, size, path)

@@ -64,10 +64,12 @@ def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[
 
     The rates rise for 30 % of the `steps` and fall in a cosine (Smith and Topin 2019).
     """
-    head = list(model.get_classifier().parameters())
-    pretrained = [each for each in model.parameters() if all(each is not other for other in head)]
+    names = classifier_names(model)
+    pretrained = [parameter for name, parameter in model.named_parameters() if name not in names]
     rates = [learning_rate / SLOWER, learning_rate]
-    optimizer = torch.optim.AdamW([{"params": pretrained}, {"params": head}], lr=learning_rate)
+    optimizer = torch.optim.AdamW(
+        [{"params": pretrained}, {"params": model.get_classifier().parameters()}], lr=learning_rate
+    )
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(1, steps))
 
 
