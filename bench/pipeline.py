@@ -13,23 +13,28 @@ import psutil
 
 import run
 
-RUN_ONE = "import run, sys; sys.exit(run.execute(sys.argv[1], {settings!r}, run.ROOT / 'runs' / 'bench.ipynb'))"
-
 
 def main() -> None:
     """Print a table of notebooks."""
     arguments = run.parse_arguments()
     settings = {"NAME": "bench"} | run.read_settings(arguments)
-    (run.ROOT / "runs").mkdir(exist_ok=True)
     total = 0.0
     print(f"{'notebook':16}{'seconds':>9}{'peak MB':>9}")
     for counted in (False, True):
         for name in run.NOTEBOOKS:
-            seconds, peak = measure([sys.executable, "-c", RUN_ONE.format(settings=settings), name])
+            seconds, peak = measure_notebook(name, settings)
             if counted:
                 total += seconds
                 print(f"{name:16}{seconds:9.1f}{peak / 1e6:9.0f}", flush=True)
     print(f"{'all':16}{total:9.1f}")
+
+
+def measure_notebook(name: str, settings: dict) -> tuple[float, int]:
+    """Run a notebook, whose plots can be looked at in runs/bench; → seconds and peak bytes."""
+    target = f"runs/bench/{name}.ipynb"
+    (run.ROOT / target).parent.mkdir(parents=True, exist_ok=True)
+    code = f"import run, sys; sys.exit(run.execute({name!r}, {settings!r}, run.ROOT / {target!r}))"
+    return measure([sys.executable, "-c", code])
 
 
 def measure(command: list[str]) -> tuple[float, int]:

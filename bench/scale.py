@@ -1,7 +1,7 @@
-"""Cost of EDA as data grows: python -m bench.eda [IMAGES CLASSES].
+"""Cost of the notebooks as data grows: python -m bench.scale [IMAGES CLASSES].
 
-Generates a folder of noisy blobs (several views of each), runs EDA.ipynb on it, and then groups 20,000 pictures; prints
-seconds and the peak memory of each.
+Generates a folder of noisy blobs (several views of each; the classes differ by color, and overlap), runs the four
+notebooks on it, and then groups 20,000 pictures; prints seconds and the peak memory of each.
 """
 
 import sys
@@ -14,15 +14,16 @@ import pandas as pd
 from PIL import Image
 
 import run
-from bench.pipeline import RUN_ONE, measure
+from bench.pipeline import measure, measure_notebook
 
 VIEWS = 5  # images of one object
 
 
-def blob(generator: np.random.Generator, object_number: int) -> np.ndarray:
-    """Draw one view, uint8 (64, 64, 3), of an object whose color and size follow from its number."""
-    fixed = np.random.default_rng(object_number)
-    color, radius = fixed.uniform(0, 220, 3), fixed.uniform(12, 28)
+def blob(generator: np.random.Generator, label: int, object_number: int) -> np.ndarray:
+    """Draw one view, uint8 (64, 64, 3), of an object whose color and size follow from its class and its number."""
+    of_class, of_object = np.random.default_rng(label), np.random.default_rng([label, object_number])
+    color = of_class.uniform(0, 220, 3) + of_object.normal(0, 20, 3)
+    radius = of_object.uniform(12, 28)
     y, x = np.mgrid[:64, :64]
     center = 32 + generator.uniform(-3, 3, 2)
     inside = np.hypot(y - center[0], x - center[1]) < radius
@@ -34,9 +35,10 @@ def fill(folder: Path, images: int, classes: int) -> None:
     """Write JPEGs, as many per class."""
     generator = np.random.default_rng(0)
     for number in range(images):
-        path = folder / f"class_{number % classes:02d}" / f"{number // classes:05d}.jpg"
+        rank, label = divmod(number, classes)
+        path = folder / f"class_{label:02d}" / f"{rank:05d}.jpg"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(blob(generator, number // classes // VIEWS * classes + number % classes)).save(path)
+        Image.fromarray(blob(generator, label, rank // VIEWS)).save(path)
 
 
 def group(images: int, classes: int) -> None:
@@ -45,13 +47,13 @@ def group(images: int, classes: int) -> None:
 
     generator = np.random.default_rng(0)
     numbers = np.arange(images)
-    objects = numbers // classes // VIEWS * classes + numbers % classes
-    pictures = np.stack([blob(generator, each) for each in objects])
+    objects = [(number % classes, number // classes // VIEWS) for number in numbers]
+    pictures = np.stack([blob(generator, *each) for each in objects])
     index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
     index["pixels"] = index["path"]
     started = time.perf_counter()
     groups = duplicate_groups(Path(), index, pictures)
-    print(f"{groups.nunique()} groups of {objects.max() + 1} objects, {time.perf_counter() - started:.0f} s")
+    print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 
 def main() -> None:
@@ -60,10 +62,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), images, classes)
         settings = {"NAME": "bench", "DATA": folder, "GROUPS": ""}
-        (run.ROOT / "runs").mkdir(exist_ok=True)
-        seconds, peak = measure([sys.executable, "-c", RUN_ONE.format(settings=settings), "EDA"])
-    print(f"EDA, {images} images in {classes} classes: {seconds:.0f} s, {peak / 1e6:.0f} MB", flush=True)
-    code = f"from bench.eda import group; group(20_000, {classes})"
+        print(f"{images} images in {classes} classes")
+        for name in run.NOTEBOOKS:
+            seconds, peak = measure_notebook(name, settings)
+            print(f"{name:16}{seconds:6.0f} s{peak / 1e6:8.0f} MB", flush=True)
+    code = f"from bench.scale import group; group(20_000, {classes})"
     seconds, peak = measure([sys.executable, "-c", code])
     print(f"grouping of 20,000 pictures: {seconds:.0f} s with making them, {peak / 1e6:.0f} MB")
 
