@@ -1,10 +1,12 @@
 """Recipes, calibration and the search; bugs of ONNX Runtime that we work around are pinned."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -17,19 +19,19 @@ from utils.calibration import calibrate
 from utils.export import export_onnx
 from utils.model import ConvNet
 from utils.quantize import candidate_recipes, overflow_share, prepare, type_recipes
-from utils.rewrite import stem
+from utils.rewrite import keep_float, stem
 from utils.search import (
     choose,
     content_hash,
     rank_sensitivity,
     remembered,
-    run_model,
     score,
     sqnr_db,
     time_models,
     try_draws,
     try_recipes,
 )
+from utils.session import run_model
 
 IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)
 X86 = {"architecture": "x86_64", "vnni": False}
@@ -53,6 +55,7 @@ def conv_net(tmp_path_factory):
 
 def quantize(net, target, *, correct=False, note="", **recipe):
     to_int8(net, target, IMAGES, **recipe)
+    keep_float(target, recipe.get("nodes_to_exclude", []))
 
 
 def ranges(path) -> dict[str, tuple[float, float]]:
@@ -95,7 +98,7 @@ def test_overflow_is_foreseen(tmp_path, weight, share):
 
 
 def test_seven_bit_weights_cannot_overflow(net, tmp_path):
-    quantize(net, tmp_path / "8.onnx")
+    quantize(net, tmp_path / "8.onnx", reduce_range=False)
     quantize(net, tmp_path / "7.onnx", reduce_range=True)
     assert overflow_share(tmp_path / "8.onnx") > 0 == overflow_share(tmp_path / "7.onnx")
 
@@ -205,6 +208,58 @@ def test_onnxruntime_still_stumbles_over_a_short_last_batch(net, tmp_path, metho
         collect(net, tmp_path, IMAGES, method)
 
 
+@pytest.fixture(scope="module")
+def coarse(net, tmp_path_factory):
+    """A net with one huge weight in conv3: a single scale for all channels leaves the other weights a step or two."""
+    model = onnx.load(net)
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w3"]
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] = 60
+    weight.CopyFrom(numpy_helper.from_array(values, "w3"))
+    path = tmp_path_factory.mktemp("coarse") / "net.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def without_bias(source, target, layer):
+    model = onnx.load(source)
+    (node,) = [node for node in model.graph.node if node.name == layer]
+    del node.input[2:]
+    onnx.save(model, target)
+    return target
+
+
+def quality(net, path) -> float:
+    return sqnr_db(run_model(net, IMAGES), run_model(path, IMAGES))
+
+
+def test_onnxruntime_still_quantizes_layers_that_were_left_out(coarse, tmp_path):
+    """When this fails, onnxruntime#25673 respects `nodes_to_exclude`, and `keep_float` may go."""
+    left_out = to_int8(coarse, tmp_path / "int8.onnx", IMAGES, nodes_to_exclude=["conv3"])
+    operators = Counter(node.op_type for node in optimized(left_out, tmp_path).graph.node)
+    assert (operators["QLinearConv"], operators["Conv"]) == (3, 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_that_was_left_out_stays_in_float(coarse, tmp_path, bias):
+    source = coarse if bias else without_bias(coarse, tmp_path / "source.onnx", "conv3")
+    path = to_int8(source, tmp_path / "int8.onnx", IMAGES, nodes_to_exclude=["conv3"])
+    before = quality(source, path)
+    keep_float(path, ["conv3"])
+    operators = Counter(node.op_type for node in optimized(path, tmp_path).graph.node)
+    assert (operators["QLinearConv"], operators["Conv"]) == (2, 1)
+    assert quality(source, path) > before + 1
+
+
+def optimized(path, tmp_path) -> onnx.ModelProto:
+    """What ONNX Runtime makes of a file when it loads it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnx.load(tmp_path / "optimized.onnx")
+
+
 # --- search
 
 
@@ -253,15 +308,9 @@ def test_score_is_perfect_for_the_same_logits_and_counts_every_class():
     assert sqnr_db(logits, logits * 1.1) == pytest.approx(20)
 
 
-def test_layer_that_int8_spoils_is_named_first(net, tmp_path):
-    model = onnx.load(net)
-    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w3"]
-    spoiled = numpy_helper.to_array(weight).copy()
-    spoiled[0, 0] = 60  # one scale for all channels leaves the other weights one or two steps
-    weight.CopyFrom(numpy_helper.from_array(spoiled, "w3"))
-    onnx.save(model, tmp_path / "spoiled.onnx")
+def test_layer_that_int8_spoils_is_named_first(coarse):
     recipe = {"correct": True, "per_channel": False, "reduce_range": True}
-    gains = rank_sensitivity(partial(quantize, tmp_path / "spoiled.onnx"), tmp_path / "spoiled.onnx", recipe, IMAGES)
+    gains = rank_sensitivity(partial(quantize, coarse), coarse, recipe, IMAGES)
     assert gains.index[0] == "conv3"
     assert set(gains.index) == {"conv1", "conv2", "conv3", "gemm"}
 

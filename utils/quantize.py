@@ -14,7 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.bias_correction import correct_biases
 from utils.config import THREADS, whole_file
-from utils.rewrite import flatten_channels_last, keep_pooling_in_place, stem, strip
+from utils.rewrite import flatten_channels_last, keep_float, keep_pooling_in_place, stem, strip
 
 X86 = {"x86_64", "amd64", "x86"}
 
@@ -124,6 +124,7 @@ def quantize_file(
         quantize_static(
             prepared, temporary, None, quant_format=QuantFormat.QDQ, calibration_cache_path=ranges, **recipe
         )
+        keep_float(temporary, recipe["nodes_to_exclude"])
         if correct:
             correct_biases(prepared, temporary, images)
 

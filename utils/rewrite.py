@@ -1,4 +1,7 @@
-"""Changes to an ONNX graph that leave every answer as it was, and let INT8 run faster or the file be smaller."""
+"""Changes to an ONNX graph that leave every answer as it was, and make ONNX Runtime treat INT8 as it should."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -60,6 +63,35 @@ def keep_pooling_in_place(model: ModelProto) -> None:
         pooling.output[0] = f"{name}_pooled"
         clip = helper.make_node("Clip", [pooling.output[0], lowest.name], [name], f"{pooling.name}_clip")
         model.graph.node.insert(position + 1, clip)
+
+
+def keep_float(path: Path, names: Sequence[str]) -> None:
+    """Let layers that quantization left out stay in float when ONNX Runtime loads the file; changes the file.
+
+    Where integers come in and go out again, it quantizes a layer's float weights itself: 8 bits for the whole tensor,
+    whose sums may overflow on x86 (its WeightBiasQuantization, onnxruntime#25673). It lets a layer be whose bias is
+    computed; so the bias becomes an integer of 32 bits and a scale.
+    """
+    model = onnx.load(path)
+    integers = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for layer in [node for node in model.graph.node if node.name in names and node.op_type in LAYERS]:
+        if layer.input[0] in integers:
+            _compute_bias(model, layer)
+    onnx.save(model, path)
+
+
+def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    outputs = constants[layer.input[1]].shape[0 if layer.op_type == "Conv" or _transposes_weights(layer) else 1]
+    bias = constants[layer.input[2]] if len(layer.input) > 2 else np.zeros(outputs, np.float32)
+    scale = np.float32(max(np.abs(bias).max(), 1e-6) / 2**30)
+    names = [f"{layer.name}_bias_{part}" for part in ("integer", "scale", "float")]
+    values = np.rint(bias / np.float64(scale)).astype(np.int32), np.array(scale)
+    model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
+    dequantize = helper.make_node("DequantizeLinear", names[:2], names[2:], f"{layer.name}_bias")
+    model.graph.node.insert(list(model.graph.node).index(layer), dequantize)
+    del layer.input[2:]
+    layer.input.append(names[2])
 
 
 def _transposes_weights(node: NodeProto) -> bool:
