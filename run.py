@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -264,7 +265,7 @@ def headline(name: str, report: dict) -> str:
     """Say in a line what a notebook found."""
     if name == "EDA":
         dataset = report["dataset"]
-        counts = ", ".join(f"{label} {count}" for label, count in list(dataset["classes"].items())[:6])
+        counts = some(f"{label} {count}" for label, count in dataset["classes"].items())
         refused = "".join(f"\n{'':24}refused: {each['path']}: {each['reason']}" for each in dataset["refused"])
         return f"{dataset['images']} images ({counts}), {dataset['groups']} groups{refused}"
     if name == "train":
@@ -274,6 +275,12 @@ def headline(name: str, report: dict) -> str:
     if name == "onnx_quant":
         return f"{report['quantization']['recipe']}, parity {report['quantization']['parity_max_abs_diff']:.0e}"
     return f"INT8 agrees with ONNX on {report['comparison']['agreement']:.1%} of all images"
+
+
+def some(names: Iterable[str], limit: int = 8) -> str:
+    """Write names in a row; of many, the first ones."""
+    names = list(names)
+    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit)
 
 
 def print_result(report: dict) -> None:
@@ -289,7 +296,7 @@ def print_result(report: dict) -> None:
     print(f"\nShip {verdict['ship']}: {verdict['reason']}.")
     if series := report["dataset"]["series"]:
         print(
-            f"Caution: the images of {', '.join(series)} look like views of one object, which is both trained on and "
+            f"Caution: the images of {some(series)} look like views of one object, which is both trained on and "
             "tested. These scores prove little about other objects."
         )
 

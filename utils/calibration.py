@@ -48,8 +48,12 @@ class ImageFolderDataReader(CalibrationDataReader):
     def sample(self, count: int) -> np.ndarray:
         """Return `count` images float32 (count, 3, H, W), spread evenly over the data; all when there are fewer."""
         dataset = self.loader.dataset
-        positions = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
-        return np.stack([dataset[int(position)][0].numpy() for position in positions])
+        return np.stack([dataset[position][0].numpy() for position in spread_evenly(len(dataset), count)])
+
+
+def spread_evenly(total: int, count: int) -> list[int]:
+    """List `count` of `total` positions, equally far apart; all when there are fewer."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist()
 
 
 class _OneBatch(CalibrationDataReader):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.config import THREADS, InputError, relative
+from utils.config import THREADS, InputError, listing, relative
 
 if TYPE_CHECKING:  # processes that are timed import this module and must stay small
     import pandas as pd
@@ -101,8 +101,8 @@ class Predictor:
         known = self.details.get("classes")
         if isinstance(known, list) and known != list(classes):
             raise InputError(
-                f"{relative(self.path)} answers with {', '.join(map(str, known))}, but the folder holds "
-                f"{', '.join(classes)}: give the folder it was trained for, its classes in alphabetical order"
+                f"{relative(self.path)} answers with {listing(known)}, but the folder holds "
+                f"{listing(classes)}: give the folder it was trained for, its classes in alphabetical order"
             )
 
     def check_width(self, logits: np.ndarray, classes: Sequence[str]) -> None:
@@ -110,7 +110,7 @@ class Predictor:
         if logits.ndim != 2 or logits.shape[1] != len(classes):
             raise InputError(
                 f"{relative(self.path)} answers with shape {logits.shape}, but the folder holds {len(classes)} classes "
-                f"({', '.join(classes)}): give a classifier of these, in alphabetical order"
+                f"({listing(classes)}): give a classifier of these, in alphabetical order"
             )
 
 

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,6 +43,13 @@ def relative(path: str | Path) -> str:
     """Write a path the way a user would type it: from the project's root where it lies below it."""
     path = Path(path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def listing(names: Iterable[object], limit: int = 8) -> str:
+    """Write names in a row; of many, the first ones and how many more there are."""
+    names = list(map(str, names))
+    more = len(names) - limit
+    return ", ".join(names if more < 2 else [*names[:limit], f"and {more} more"])
 
 
 def seed_everything(seed: int = SEED) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from utils.config import InputError, relative
 from utils.rewrite import strip
-from utils.session import open_session
+from utils.session import open_session, run_model
 
 
 def export_onnx(model: nn.Module, size: int, path: Path) -> None:
@@ -66,10 +66,10 @@ def check_parity(model: nn.Module, path: Path, images: np.ndarray, batch_sizes: 
                 "export again with dynamic_shapes"
             )
     rows = []
-    for batch_size in batch_sizes:
-        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-        expected = np.concatenate([model(torch.from_numpy(batch)).numpy() for batch in batches])
-        logits = np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
+    for batch in batch_sizes:
+        starts = range(0, len(images), batch)
+        expected = np.concatenate([model(torch.from_numpy(images[start : start + batch])).numpy() for start in starts])
+        logits = run_model(path, images, batch)
         same = float((logits.argmax(1) == expected.argmax(1)).mean())
-        rows.append((batch_size, float(np.abs(logits - expected).max()), same))
+        rows.append((batch, float(np.abs(logits - expected).max()), same))
     return pd.DataFrame(rows, columns=["batch", "max_abs_diff", "same_answer"]).set_index("batch")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils.calibration import ImageFolderDataReader, calibrate
+from utils.calibration import ImageFolderDataReader, calibrate, spread_evenly
 from utils.checkpoint import load_folds
 from utils.config import InputError, sha256
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
@@ -19,7 +19,7 @@ from utils.progress import progress
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
 from utils.search import content_hash, remembered
-from utils.session import open_session
+from utils.session import run_model
 
 
 def answer_folds(
@@ -61,8 +61,8 @@ def _answer_all(
         for fold in progress(folds["folds"][:limit], "folds"):
             held_out = index["path"].isin(fold["files"]).to_numpy()
             known = index[~held_out]
-            rows = np.unique(np.linspace(0, len(known) - 1, min(calibration, len(known))).astype(int))
-            reader = ImageFolderDataReader(make_loader(image_set(known.iloc[rows]), batch_size=16))
+            seen = known.iloc[spread_evenly(len(known), calibration)]
+            reader = ImageFolderDataReader(make_loader(image_set(seen), batch_size=16))
             _write_float(model, fold["state"], folds["preprocessing"]["image_size"], files["onnx"])
             prepare(files["onnx"], files["prepared"])
             recipe = _recipe(chosen, files["prepared"])
@@ -93,9 +93,5 @@ def _recipe(chosen: dict, prepared: Path) -> dict:
 
 
 def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndarray]:
-    sessions = {name: open_session(files[name]) for name in ("onnx", "int8")}
-    batches = [images.numpy() for images, _ in make_loader(held_out, batch_size=32)]
-    return {
-        name: np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
-        for name, session in sessions.items()
-    }
+    images = np.stack([image.numpy() for image, _ in held_out])
+    return {name: run_model(files[name], images) for name in ("onnx", "int8")}

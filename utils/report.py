@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.config import InputError, likely_cause, relative, whole_file
+from utils.config import InputError, likely_cause, listing, relative, whole_file
 
 
 def read_report(run: Path) -> dict:
@@ -118,7 +118,7 @@ def _name(report: dict) -> str:
 
 
 def _data_name(report: dict) -> str:
-    return ", ".join(report.get("dataset", {}).get("classes", {})) or "images in folders"
+    return listing(report.get("dataset", {}).get("classes", {})) or "images in folders"
 
 
 def _title(report: dict) -> str:
@@ -134,7 +134,7 @@ def _data(report: dict) -> str:
     dataset, train = report.get("dataset"), report.get("train")
     if not (dataset and train):
         return ""
-    counts = ", ".join(f"{name} {count}" for name, count in dataset["classes"].items())
+    counts = listing(f"{name} {count}" for name, count in dataset["classes"].items())
     low, high = train["oof_macro_f1_ci95"]
     return (
         f"Trained on {dataset['split']['train']} of {dataset['images']} images in {dataset['groups']} groups "
@@ -155,7 +155,7 @@ def _evidence(comparison: dict) -> str:
 def _limits(report: dict) -> str:
     series = report.get("dataset", {}).get("series", [])
     caution = (
-        f"Training and test images of {', '.join(series)} show the same object: the scores say little about others."
+        f"Training and test images of {listing(series)} show the same object: the scores say little about others."
         if series
         else "The scores hold for images taken as these were."
     )

@@ -16,17 +16,9 @@ from utils.config import SEED, sha256, whole_file
 from utils.metrics import confusion, macro_f1
 from utils.progress import progress
 from utils.rewrite import LAYERS
-from utils.session import open_session
+from utils.session import open_session, run_model
 
-BATCH = 32  # images per call when only the answers matter
 TIE_LATENCY, TIE_DB = 1.05, 1.0  # closer than that, in times the fastest latency and in dB of SQNR, is noise
-
-
-def run_model(path: Path, images: np.ndarray, **options) -> np.ndarray:
-    """Run an ONNX file on images float32 (N, 3, H, W) → logits (N, C); `options` go to `open_session`."""
-    session = open_session(path, **options)
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([session.run(None, {"input": images[start : start + BATCH]})[0] for start in starts])
 
 
 def sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from utils.config import THREADS, InputError, likely_cause, relative
@@ -29,6 +30,13 @@ def open_session(path: Path | bytes, threads: int = THREADS, precise: bool = Fal
             raise
         reason = str(error).split(" : ")[-1]
         raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
+
+
+def run_model(path: Path, images: np.ndarray, batch: int = 32, **options) -> np.ndarray:
+    """Run an ONNX file on images float32 (N, 3, H, W), so many a call → logits (N, C)."""
+    session = open_session(path, **options)
+    starts = range(0, len(images), batch)
+    return np.concatenate([session.run(None, {"input": images[start : start + batch]})[0] for start in starts])
 
 
 def read_metadata(session: ort.InferenceSession) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.config import SEED, InputError, relative, sha256, whole_file
+from utils.config import SEED, InputError, listing, relative, sha256, whole_file
 from utils.images import list_images
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
@@ -61,7 +61,7 @@ def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
     """
     counts = index["class"].value_counts()
     if counts.min() < 3:
-        small = ", ".join(f"{name} ({count})" for name, count in counts[counts < 3].items())
+        small = listing(f"{name} ({count})" for name, count in counts[counts < 3].items())
         raise InputError(
             f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
             "add images or remove the folder"

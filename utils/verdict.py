@@ -97,11 +97,19 @@ def _worse(where: str, pair: dict, margin: float) -> list[str]:
 
 
 def _unfair(where: str, pair: dict, minority: Sequence[str], margin: float, minority_margin: float) -> list[str]:
+    lost, possible = ({name: -pair["recall_delta"][name][column] for name in minority} for column in (0, 1))
+    seen = {name: loss for name, loss in lost.items() if loss > margin}
+    unclear = {name: loss for name, loss in possible.items() if name not in seen and loss > minority_margin}
     texts = []
-    for name in minority:
-        difference, low, _ = pair["recall_delta"][name]
-        if difference < -margin:
-            texts.append(f"{name} loses {-difference:.1%} of its recall {where}")
-        elif low < -minority_margin:
-            texts.append(f"that {name} loses {-low:.0%} of its recall cannot be excluded {where}")
+    if seen:
+        name, more = _largest(seen)
+        texts.append(f"{name} loses {seen[name]:.1%} of its recall {where}{more}")
+    if unclear:
+        name, more = _largest(unclear)
+        texts.append(f"that {name} loses {unclear[name]:.0%} of its recall cannot be excluded {where}{more}")
     return texts
+
+
+def _largest(losses: dict[str, float]) -> tuple[str, str]:
+    """Find who loses most, and say how many lose too much beside it."""
+    return max(losses, key=losses.get), f" ({len(losses) - 1} more classes likewise)" if len(losses) > 1 else ""
