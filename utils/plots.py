@@ -36,20 +36,22 @@ def class_counts(counts: pd.Series, highlight: Sequence[str] = (), ax: Axes | No
     ax = ax or plt.gca()
     bars = ax.barh(counts.index, counts, color=[COLORS[1] if name in highlight else COLORS[0] for name in counts.index])
     ax.bar_label(bars, padding=3)
-    ax.invert_yaxis()
-    ax.set(xlabel="images", xlim=(0, counts.max() * 1.12))
+    ax.set(xlabel="images", xlim=(0, counts.max() * 1.12), ylim=(len(counts) - 0.4, -0.6))
     return ax
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
-    """Lay images (H, W, 3) out in one axes, row by row, each with a title above it."""
+    """Lay images (H, W, 3) out in one axes, row by row, each below its title of one line or more."""
     ax = ax or plt.gca()
-    rows = -(-len(images) // columns)
+    lines = [line for title in titles for line in title.split("\n")]
+    rows, band = -(-len(images) // columns), 0.14 * max(1, -(-len(lines) // max(1, len(titles))))
+    cell = min(ax.bbox.width / columns, ax.bbox.height / rows / (0.86 + band)) * 72 / ax.figure.dpi  # points
+    font_size = np.clip(1.7 * cell / max(map(len, lines), default=1), 4, 8)  # a long title has to fit
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(position, columns)
-        ax.imshow(image, extent=(column + 0.08, column + 0.92, row + 0.98, row + 0.14))
-        ax.text(column + 0.5, row + 0.12, title, ha="center", va="bottom", fontsize=8)
-    ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+        column, top = position % columns, position // columns * (0.86 + band) + band
+        ax.imshow(image, extent=(column + 0.08, column + 0.92, top + 0.84, top))
+        ax.text(column + 0.5, top - 0.02, title, ha="center", va="bottom", fontsize=font_size)
+    ax.set(xlim=(0, columns), ylim=(rows * (0.86 + band), 0), aspect="equal")
     ax.axis("off")
     return ax
 
@@ -129,8 +131,7 @@ def lower_bounds(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for (name, lows), height, color in zip(bounds.items(), (0.7, 0.35), (COLORS[5], COLORS[0]), strict=True):
         ax.barh(bounds.index, 1 - lows, left=lows, height=height, color=color, label=name)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1))
+    ax.set(xlim=(0, 1), ylim=(len(bounds) - 0.4, -0.6))
     return ax
 
 
@@ -166,9 +167,8 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
             label = name.replace("valid_macro_f1", "validation macro-F1").replace("_loss", " loss")
             ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
-    ax.annotate(
-        f"kept: epoch {best}", (best, 0.5), xytext=(-4, 4), textcoords="offset points", ha="right", color=COLORS[1]
-    )
+    offset, side = ((-4, 4), "right") if best else ((4, 4), "left")
+    ax.annotate(f"kept: epoch {best}", (best, 0.5), offset, textcoords="offset points", ha=side, color=COLORS[1])
     ax.set_xticks(epochs.index)
     ax.set(xlabel="epoch", ylim=(0, 1.1 * max(1, epochs[list(lines)].max().max())))
     return ax
@@ -208,6 +208,7 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
     ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
     for place in kept[["coverage", "accuracy"]].to_numpy():
         label = f"sure of {threshold:.2f} or more"
-        ax.annotate(label, place, (-6, -14), textcoords="offset points", ha="right", color=COLORS[1])
+        offset, side = ((-6, -14), "right") if place[0] > 0.5 else ((6, -14), "left")
+        ax.annotate(label, place, offset, textcoords="offset points", ha=side, color=COLORS[1])
     ax.set(xlabel="share of images answered", ylabel="accuracy of the answers", xlim=(0, 1.02))
     return ax
