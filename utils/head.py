@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -21,6 +20,7 @@ from utils.probes import COMPONENTS, grouped_folds, out_of_fold
 
 PENALTIES = (1.0, 10.0, 100.0)  # scikit-learn's C: the larger, the weaker
 ENOUGH = 2000  # rows to choose the penalty on
+STEPS = 255  # of 8 bits over the range of all features
 NEVER = -1000.0  # a logit
 Head = tuple[np.ndarray, np.ndarray]  # weight (C, D) and bias (C,)
 
@@ -56,11 +56,13 @@ def fit_head(
     """Fit a linear layer to features (M, D): weight (C, D) and bias (C,), the first step of LP-FT (Kumar et al. 2022).
 
     Logistic regression on the first 100 principal axes of the standardized features; its penalty is the one with the
-    least cross-entropy in cross-validation by group. A class without images is never the answer.
+    least cross-entropy in cross-validation by group. A class without images is never the answer. Features that vary by
+    less than a step of 8 bits, as those of a plain background, count for little: standardized like the others, they
+    would get weights that turn INT8's rounding into the answer.
     """
-    scaler = StandardScaler().fit(features)
+    mean, scale = features.mean(axis=0), np.hypot(features.std(axis=0), (np.ptp(features) or 1) / STEPS)
     pca = PCA(min(COMPONENTS, *features.shape), random_state=SEED)
-    inputs = pca.fit_transform(scaler.transform(features))
+    inputs = pca.fit_transform((features - mean) / scale)
     unit = np.sqrt(10 / np.square(inputs).sum(axis=1).mean())  # a penalty then weighs the same whatever D is
     some = np.sort(np.random.default_rng(SEED).permutation(len(labels))[:ENOUGH])
 
@@ -75,9 +77,9 @@ def fit_head(
     weight, bias = best.coef_, best.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the difference only
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = unit * weight @ pca.components_ / scaler.scale_
+    weight = unit * weight @ pca.components_ / scale
     whole = np.zeros((num_classes, features.shape[1])), np.full(num_classes, NEVER)
-    whole[0][best.classes_], whole[1][best.classes_] = weight, bias - weight @ scaler.mean_
+    whole[0][best.classes_], whole[1][best.classes_] = weight, bias - weight @ mean
     return whole
 
 
