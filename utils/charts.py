@@ -33,7 +33,9 @@ def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Ax
     ax.hist(margin, bins=np.linspace(0, 1, 41), color=MODEL_COLORS["onnx"], alpha=0.6, log=True)
     ax.vlines(margin[flipped], 0, 1, transform=ax.get_xaxis_transform(), color=MODEL_COLORS["int8"], lw=1)
     label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
-    ax.text(0.03, 0.97, label, transform=ax.transAxes, color=MODEL_COLORS["int8"], va="top", weight="bold")
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    place = {"transform": ax.transAxes, "ha": "right", "va": "top", "bbox": box}
+    ax.text(0.98, 0.97, label, color=MODEL_COLORS["int8"], weight="bold", **place)
     ax.set(
         xlabel="margin: largest probability − second largest, of the float model",
         ylabel="images",
@@ -96,6 +98,8 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
         ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.1], color=COLORS[2], lw=1, ls=":")
         ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])
     before, steps, far = -np.inf, 0, 0.25 * models["latency_ms"].max()
+    low = models["low"].min()
+    above = models["macro_f1"].mean() < (low + 1) / 2  # where there is room for labels
     for name, row in models.sort_values("latency_ms").iterrows():
         steps, before = (steps + 1 if row["latency_ms"] - before < far else 0), row["latency_ms"]
         ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=colors[name], lw=1.5)
@@ -104,12 +108,11 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
         ax.annotate(
             f"{name}\n{row['bytes'] / 1000:,.0f} kB",
             (row["latency_ms"], row["macro_f1"]),
-            xytext=(8, -44 - 30 * steps),  # apart, where latencies are close
+            xytext=(8, 18 + 30 * steps if above else -44 - 30 * steps),  # apart, where latencies are close
             textcoords="offset points",
             color=colors[name],
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
-    low = models["low"].min()
     ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(low - 0.05, 1.05))
     ax.set_xlim(0, 1.35 * models["latency_ms"].max())
     return ax
