@@ -73,7 +73,7 @@ def fit_head(
         probabilities = out_of_fold(head(penalty), inputs[some] * unit, labels[some], groups[some], repeats=1)[0]
         return cross_entropy(np.log(probabilities.clip(1e-9)), labels[some])
 
-    best = head(min(PENALTIES, key=loss)).fit(inputs * unit, labels)
+    best = head(_weakest_that_helps(loss)).fit(inputs * unit, labels)
     weight, bias = best.coef_, best.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the difference only
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -81,6 +81,16 @@ def fit_head(
     whole = np.zeros((num_classes, features.shape[1])), np.full(num_classes, NEVER)
     whole[0][best.classes_], whole[1][best.classes_] = weight, bias - weight @ mean
     return whole
+
+
+def _weakest_that_helps(loss: Callable[[float], float]) -> float:
+    """Weaken the penalty as long as that lowers the loss; the weaker it is, the longer a fit takes."""
+    best, least = PENALTIES[0], loss(PENALTIES[0])
+    for penalty in PENALTIES[1:]:
+        if (now := loss(penalty)) >= least:
+            break
+        best, least = penalty, now
+    return best
 
 
 def head_logits(head: Head, features: np.ndarray) -> np.ndarray:
