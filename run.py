@@ -74,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_settings(arguments: argparse.Namespace) -> dict:
     """Turn the options into notebook settings, and stop with one sentence where one makes no sense."""
+    if incomplete := [item for item in arguments.settings if "=" not in item]:
+        sys.exit(f"run.py: -p {incomplete[0]}: expected SETTING=VALUE")
     settings = dict(item.partition("=")[::2] for item in arguments.settings)
     settings = {name: literal(value) for name, value in settings.items()}
     if arguments.data:
@@ -82,10 +84,11 @@ def read_settings(arguments: argparse.Namespace) -> dict:
                 f"run.py: --data {arguments.data}: no such folder. Give one that holds a folder of images per class"
             )
         settings["DATA"] = str(arguments.data.resolve())
-    if arguments.data or arguments.name:
-        settings["NAME"] = arguments.name or arguments.data.resolve().name
-        if Path(settings["NAME"]).name != settings["NAME"]:
-            sys.exit(f"run.py: --name {settings['NAME']}: a plain name is needed, not a path")
+    given = arguments.name or settings.get("NAME", "")
+    if name := str(given or (arguments.data.resolve().name if arguments.data else "")):
+        settings["NAME"] = name
+        if Path(name).name != name or name == "..":
+            sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
     if arguments.arch:
         settings["ARCH"] = arguments.arch
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
@@ -274,7 +277,9 @@ def headline(name: str, report: dict) -> str:
         return "macro-F1 {:.3f} out of fold ({:.3f} to {:.3f}), {:.3f} on the test part".format(*scores)
     if name == "onnx_quant":
         return f"{report['quantization']['recipe']}, parity {report['quantization']['parity_max_abs_diff']:.0e}"
-    return f"INT8 agrees with ONNX on {report['comparison']['agreement']:.1%} of all images"
+    (first, second), pairs = report["comparison"]["pair"], report["comparison"]["pairs"]
+    where, pair = next(iter(pairs.items()))
+    return f"{second} gives the answers of {first} on {pair['agreement']:.1%} of {pair['images']} images ({where})"
 
 
 def some(names: Iterable[str], limit: int = 8) -> str:

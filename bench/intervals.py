@@ -12,12 +12,12 @@ import numpy as np
 from tqdm import trange
 
 from utils.metrics import (
-    confusion,
     f1_per_class,
     macro_f1,
     macro_f1_difference_interval,
     macro_f1_interval,
     resample_weights,
+    weighted_macro_f1,
 )
 
 CLASSES = 3
@@ -39,8 +39,8 @@ def draw(rates: np.ndarray, design: tuple, concentration: float, generator: np.r
 
 def plain_bootstrap(labels: np.ndarray, predictions: np.ndarray, num_classes: int, groups: np.ndarray) -> np.ndarray:
     """Return the percentiles alone."""
-    counts = confusion(labels, predictions, num_classes, resample_weights(labels, groups))
-    return np.percentile(f1_per_class(counts).mean(axis=-1), [2.5, 97.5])
+    scores = weighted_macro_f1(labels, predictions, num_classes, resample_weights(labels, groups))
+    return np.percentile(scores, [2.5, 97.5])
 
 
 def twins(groups: tuple, size: int, alike: float, noise: float, generator: np.random.Generator) -> tuple:
@@ -72,7 +72,7 @@ def paired(sets: int) -> None:
                 labels, first, second, group = twins(groups, size, alike, noise, generator)
                 flips += (first != second).sum() / sets
                 weights = resample_weights(labels, group)
-                scores = [f1_per_class(confusion(labels, each, CLASSES, weights)).mean(-1) for each in (first, second)]
+                scores = [weighted_macro_f1(labels, each, CLASSES, weights) for each in (first, second)]
                 low = np.percentile(scores[1] - scores[0], 2.5)
                 above.append([low, macro_f1_difference_interval(labels, first, second, CLASSES, group)[0]])
             plain, ours = (np.array(above) > truth).mean(axis=0)

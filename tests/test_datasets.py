@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
-from utils.split import count_leaks, load_index, minority_classes, save_index, split_index
+from utils.split import count_leaks, load_index, minority_classes, name_groups, save_index, split_index
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 PARTS = ["train", "valid", "test"]
@@ -40,6 +40,25 @@ def test_groups_stay_whole():
     assert (
         np.abs(pd.crosstab(index["class"], split, normalize="index")[PARTS] - [0.70, 0.15, 0.15]).max(axis=None) < 0.1
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_group_with_most_images_is_trained_on(seed):
+    groups = ["a/one", "a/two", *["a/many"] * 100, *(f"b/{number}" for number in range(30))]
+    paths = [f"{group[0]}/{number:03d}.jpg" for number, group in enumerate(groups)]
+    index = pd.DataFrame({"path": paths, "class": [path[0] for path in paths], "group": groups})
+    assert set(split_index(index, seed)[index["group"] == "a/many"]) == {"train"}
+
+
+@pytest.mark.parametrize(("pattern", "groups"), [("", 3), (r"\d*", 3), (r"[a-z]+", 2), (r"[a-z]+_\d", 3)])
+def test_names_that_begin_alike_are_a_group(pattern, groups):
+    paths = pd.Series(["x/cup_1.jpg", "x/cup_2.jpg", "x/jug_1.jpg"])
+    assert name_groups(paths, pattern).nunique() == groups
+
+
+def test_pattern_that_is_none_is_named():
+    with pytest.raises(InputError, match="GROUPS '\\(' is no regular expression"):
+        name_groups(pd.Series(["x/cup_1.jpg"]), "(")
 
 
 def test_leaks_are_pairs_of_one_group_in_two_parts():

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
 from utils import config
+from utils import model as model_module
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import InputError, sha256
 from utils.datasets import evaluation_transform
-from utils.model import ConvNet, build_model, load_model, pretrained_classes
+from utils.model import ConvNet, build_model, load_model, predict, pretrained_classes
 
 DETAILS = {
     "arch": "conv_net",
@@ -56,6 +57,13 @@ def test_new_last_layer_on_pretrained_features():
     images = torch.randn(2, 3, preprocessing["image_size"], preprocessing["image_size"])
     assert model.eval().cpu()(images).shape == (2, 3)
     assert torch.equal(model.forward_features(images), pretrained.forward_features(images))
+
+
+def test_network_answers_where_it_lies_whatever_device_there_is(monkeypatch):
+    """A network loaded from a file is on the CPU, also on a machine with a GPU."""
+    monkeypatch.setattr(model_module, "DEVICE", torch.device("meta"))
+    logits, labels = predict(ConvNet(3), [(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))])
+    assert logits.shape == (2, 3) and list(labels) == [0, 1]
 
 
 def test_checkpoint_comes_back_bit_for_bit(saved):

@@ -151,16 +151,35 @@ def film_folder(folder: Path) -> Path:
     return folder
 
 
+def run_first_cells(project: Path, name: str, count: int, **settings) -> subprocess.CompletedProcess:
+    """Run a notebook's first code cells with other settings, as plain Python."""
+    notebook = json.loads((project / f"{name}.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"][:count]
+    code.insert(2, "\n".join(f"{key} = {value!r}" for key, value in settings.items()))
+    (project / "first_cells.py").write_text("\n".join(code), encoding="utf-8")
+    return subprocess.run([sys.executable, "first_cells.py"], cwd=project, capture_output=True, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("train", {"AUGMENT": "some"}, "AUGMENT 'some': use 'minority', 'all' or 'none'"),
+        ("train", {"MINORITY": ["kiwi"]}, "MINORITY ['kiwi']: there are only cherry pie, tomato, 사과"),
+        ("compare_models", {"PAIR": ("onnx", "tflite")}, "both must be among pytorch, onnx, int8"),
+        ("compare_models", {"MARGIN": 0}, "MARGIN 0: no number of images can exclude every loss"),
+    ],
+)
+def test_setting_that_makes_no_sense_is_named(project, result, photos, name, settings, sentence):
+    done = run_first_cells(project, name, 4, DATA=str(photos), NAME="mine", **settings)
+    assert done.returncode != 0 and sentence in done.stderr, done.stderr
+
+
 def test_changed_data_stops_the_later_notebooks(tmp_path, photos):
     project = copy_project(tmp_path / "project")
     data = fill_folder(tmp_path / "data", {"a": 9, "b": 9})
     assert run_py(project, "--data", str(data), "--name", "x", *SMALL).returncode == 0
     (data / "a" / "000.jpg").write_bytes((data / "b" / "000.jpg").read_bytes())
     (data / "a" / "001.jpg").unlink()
-    notebook = json.loads((project / "train.ipynb").read_text(encoding="utf-8"))
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    script = "\n".join(code[:2] + [f"DATA, NAME = {str(data)!r}, 'x'"] + code[2:4])
-    (project / "first_cells.py").write_text(script, encoding="utf-8")
-    done = subprocess.run([sys.executable, "first_cells.py"], cwd=project, capture_output=True, encoding="utf-8")
+    done = run_first_cells(project, "train", 4, DATA=str(data), NAME="x")
     assert "missing: a/001.jpg; changed: a/000.jpg" in done.stderr
     assert "run EDA.ipynb again" in done.stderr

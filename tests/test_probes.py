@@ -47,7 +47,7 @@ def test_swapped_labels_and_strangers_are_found(data):
     labels = labels.copy()
     labels[wrong] = (labels[wrong] + 1) % 3
     probabilities = out_of_fold(LogisticRegression(), features, labels, np.arange(90)).mean(axis=0)
-    assert set(wrong) <= set(label_suspects(probabilities, labels)[:5])
+    assert set(wrong) <= set(label_suspects(probabilities, labels)[0][:5])
     features[17] = -features[17] * 5
     assert outliers(features)[0] == 17
 

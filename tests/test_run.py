@@ -14,6 +14,9 @@ import run
     [
         (["--data", "no/such/folder"], "--data no/such/folder: no such folder. Give one that holds a folder of images"),
         (["--data", ".", "--name", "../elsewhere"], "--name ../elsewhere: a plain name is needed"),
+        (["--name", ".."], "--name ..: a plain name is needed"),
+        (["-p", "NAME=a/b"], "--name a/b: a plain name is needed"),
+        (["-p", "RESUME"], "-p RESUME: expected SETTING=VALUE"),
         (["--allow-root"], "unrecognized arguments: --allow-root"),
         (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ACCURACY, AGREEMENT"),
     ],

@@ -73,12 +73,15 @@ def calibrate(model_path: Path, folder: Path, reader: CalibrationDataReader, met
     what each batch yields until the end, for percentile and entropy whole activations (onnxruntime#10503, #21979), and
     stumble over a short last batch (#18792); here each batch is merged into ranges or histograms at once.
     """
-    folder = Path(tempfile.mkdtemp(dir=folder))
-    augmented, ranges = folder / "augmented.onnx", folder / "ranges.json"
-    model_path = shutil.copy(model_path, folder / "model.onnx")  # beside which the calibrator writes
+    ranges = Path(tempfile.mkdtemp(dir=folder)) / "ranges.json"
     reader.rewind()
-    with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints for every batch
-        calibrator = create_calibrator(model_path, augmented_model_path=str(augmented), calibrate_method=method)
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,
+        contextlib.redirect_stdout(io.StringIO()),  # the calibrator prints for every batch
+    ):
+        model_path = shutil.copy(model_path, work)  # beside which the calibrator writes
+        augmented = str(Path(work) / "augmented.onnx")
+        calibrator = create_calibrator(model_path, augmented_model_path=augmented, calibrate_method=method)
         for batch in progress(reader, "calibrate", len(reader)):
             calibrator.collect_data(_OneBatch(batch))
         save_tensors_data(calibrator.compute_data(), ranges)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 
 from utils.plots import COLORS
 
-MODEL_COLORS = {"pytorch": "#0072B2", "onnx": "#009E73", "int8": "#D55E00"}
-OTHERS = ["#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MODEL_COLORS = {"pytorch": COLORS[0], "onnx": COLORS[2], "int8": COLORS[1]}
+OTHERS = COLORS[3:7]
 
 
 def model_colors(names: Sequence[str]) -> list[str]:

@@ -45,6 +45,12 @@ def relative(path: str | Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
+def require(condition: bool, sentence: str) -> None:
+    """Stop with a sentence unless a condition, on a setting mostly, holds: InputError."""
+    if not condition:
+        raise InputError(sentence)
+
+
 def listing(names: Iterable[object], limit: int = 8) -> str:
     """Write names in a row; of many, the first ones and how many more there are."""
     names = list(map(str, names))

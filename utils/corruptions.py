@@ -1,6 +1,6 @@
 """Mild faults that photos have in practice, to see whether INT8 bears them as fp32 does.
 
-After Hendrycks and Dietterich 2019 (arXiv 1903.12261), milder than their mildest, and the same for any size of image.
+After Hendrycks and Dietterich 2019 (arXiv 1903.12261), about as mild as their mildest, and the same for any size.
 """
 
 import io

@@ -110,7 +110,7 @@ def set_head(model: nn.Module, head: Head) -> nn.Module:
 def head_out_of_fold(
     features: np.ndarray, rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, class_weight: str | None = None
 ) -> np.ndarray:
-    """Predict N images by heads that saw neither them nor their group; → logits (N, C), in five folds.
+    """Predict N images by heads that saw neither them nor their group; → logits (N, C), in five folds or fewer.
 
     `features` (M, D) and `rows` (M,) as from `view_features`, in any selection and repetition of versions that begins
     with the N images as they are; `labels` and `groups` are those of the N images.

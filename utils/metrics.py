@@ -8,28 +8,30 @@ from utils.config import SEED
 DRAWS = 2000
 
 
-def confusion(
-    labels: np.ndarray, predictions: np.ndarray, num_classes: int, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Count (true, predicted) pairs: (C, C), or (B, C, C) under B rows of image weights (B, N)."""
+def confusion(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count (true, predicted) pairs: (C, C)."""
     pairs = np.asarray(labels) * num_classes + np.asarray(predictions)
-    if weights is None:
-        counts = np.bincount(pairs, minlength=num_classes**2).astype(np.float64)
-    else:
-        counts = weights @ np.eye(num_classes**2)[pairs]
-    return counts.reshape(*counts.shape[:-1], num_classes, num_classes)
+    return np.bincount(pairs, minlength=num_classes**2).astype(np.float64).reshape(num_classes, num_classes)
 
 
 def f1_per_class(counts: np.ndarray) -> np.ndarray:
-    """Compute F1 of each class from confusion counts (..., C, C); 0 where a class is neither present nor predicted."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(axis=-1) + counts.sum(axis=-2)
+    """Compute F1 of each class from confusion counts (C, C); 0 where a class is neither present nor predicted."""
+    return _f1(np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+
+
+def _f1(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> float:
     """Average F1 over the full list of classes, computed once over all predictions."""
     return float(f1_per_class(confusion(labels, predictions, num_classes)).mean())
+
+
+def weighted_macro_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: int, weights: np.ndarray) -> np.ndarray:
+    """Macro-F1 (B,) under B rows of image weights (B, N), as `resample_weights` draws them."""
+    true, taken = np.eye(num_classes)[labels], np.eye(num_classes)[predictions]
+    return _f1(weights @ (true * taken), weights @ (true + taken)).mean(axis=1)
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
@@ -68,7 +70,7 @@ def macro_f1_interval(
     """
     score = macro_f1(labels, predictions, num_classes)
     weights = resample_weights(labels, groups)
-    scores = f1_per_class(confusion(labels, predictions, num_classes, weights)).mean(axis=-1)
+    scores = weighted_macro_f1(labels, predictions, num_classes, weights)
     low, high = np.percentile(scores, [2.5, 97.5])
     below, above = (score - low) ** 2, (high - score) ** 2
     for label in np.unique(labels):
@@ -141,7 +143,7 @@ def macro_f1_difference_interval(
     certainty. `bench/intervals.py` measures the coverage.
     """
     weights = resample_weights(labels, groups)
-    scores = [f1_per_class(confusion(labels, each, num_classes, weights)).mean(axis=-1) for each in (first, second)]
+    scores = [weighted_macro_f1(labels, each, num_classes, weights) for each in (first, second)]
     low, high = np.percentile(scores[1] - scores[0], [2.5, 97.5])
     effects, largest = flip_effects(labels, first, second, num_classes)
     rare_low, rare_high = paired_interval(effects, largest, groups)

@@ -164,8 +164,9 @@ def fitting_threads(model: nn.Module) -> Iterator[None]:
 def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (N, C) and labels (N,), in the loader's order."""
     model.eval()
+    device = next(model.parameters()).device  # a network from a file is on the CPU
     with fitting_threads(model):
-        pairs = [(model(images.to(DEVICE)).cpu().numpy(), labels.numpy()) for images, labels in loader]
+        pairs = [(model(images.to(device)).cpu().numpy(), labels.numpy()) for images, labels in loader]
     return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
 
 

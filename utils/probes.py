@@ -74,8 +74,8 @@ def _ridge_scores(features: np.ndarray, drawn: np.ndarray, folds: list, classes:
     return np.array([macro_f1(*pair, classes) for pair in zip(drawn, predictions, strict=True)])
 
 
-def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Find images that look like another class than their folder's, most suspicious first: positions.
+def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find images that look like another class than their folder's, most suspicious first: positions, and that class.
 
     Confident learning (Northcutt et al. 2021): a class is confident of an image when its out-of-fold probability (N, C)
     reaches the mean over the images that carry this label; a suspect's most probable confident class is not its label.
@@ -86,7 +86,8 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     other = confident.argmax(axis=1)
     suspects = rows[(confident.max(axis=1) > 0) & (other != labels)]
     margin = probabilities[suspects, other[suspects]] - probabilities[suspects, labels[suspects]]
-    return suspects[np.argsort(-margin, kind="stable")]
+    order = suspects[np.argsort(-margin, kind="stable")]
+    return order, other[order]
 
 
 def outliers(features: np.ndarray, neighbors: int = 5) -> np.ndarray:

@@ -18,6 +18,7 @@ from utils.progress import progress
 from utils.rewrite import LAYERS
 from utils.session import open_session, run_model
 
+CODE = [Path(__file__).with_name(f"{name}.py") for name in ("bias_correction", "calibration", "quantize", "rewrite")]
 TIE_LATENCY, TIE_DB = 1.05, 1.0  # closer than that, in times the fastest latency and in dB of SQNR, is noise
 
 
@@ -93,8 +94,8 @@ def choose(candidates: pd.DataFrame, reference: dict[str, float], budget: dict[s
 
 
 def content_hash(*parts: object) -> str:
-    """Hash what a result depends on: files by their bytes, everything else by its text, and ONNX Runtime's version."""
-    texts = [sha256(part) if isinstance(part, Path) else repr(part) for part in parts]
+    """Hash what a result depends on: files by their bytes, all else by its text, the code, ONNX Runtime's version."""
+    texts = [sha256(part) if isinstance(part, Path) else repr(part) for part in (*parts, *CODE)]
     return hashlib.sha256("\n".join([onnxruntime.__version__, *texts]).encode()).hexdigest()[:16]
 
 

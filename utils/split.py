@@ -23,12 +23,17 @@ def minority_classes(labels: pd.Series) -> list[str]:
 def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
     """Take each image's group (one object, one burst) from its file name: what `pattern` matches at the start.
 
-    Groups are kept apart by folder; an image whose name does not match is a group of its own.
+    Groups are kept apart by folder; an image whose name does not match is a group of its own. Raises InputError when
+    the pattern is no regular expression.
     """
+    try:
+        beginning = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"GROUPS {pattern!r} is no regular expression: {error}") from None
 
     def group(path: str) -> str:
-        match = re.match(pattern, Path(path).name) if pattern else None
-        return str(Path(path).with_name(match[0]).as_posix()) if match else path
+        match = beginning.match(Path(path).name)
+        return str(Path(path).with_name(match[0]).as_posix()) if match and match[0] else path
 
     return paths.map(group)
 
@@ -54,10 +59,10 @@ def separable_groups(index: pd.DataFrame) -> pd.Series:
 def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
     """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
 
-    Each class gives one random group to test and one to valid; then every further group goes where most images of the
-    class are missing, or, in a tie, most images of all. A class that is one series leaks however it is cut
-    (`count_leaks` says how much): its frames in a row become test, and valid lies on both sides of them, as the gap to
-    train. Raises InputError when a class has fewer than three images.
+    Each class gives one random group to test and one to valid, not the one with most of its images; then every further
+    group goes where most images of the class are missing, or, in a tie, most images of all. A class that is one series
+    leaks however it is cut (`count_leaks` says how much): its frames in a row become test, and valid lies on both sides
+    of them, as the gap to train. Raises InputError when a class has fewer than three images.
     """
     counts = index["class"].value_counts()
     if counts.min() < 3:
@@ -111,6 +116,7 @@ def _assign_groups(
     first = ["test", "valid"]
     known = [group for group in sizes.index if group in part_of_group]
     new = generator.permutation(sorted(set(sizes.index) - set(known)))
+    new = sorted(new, key=lambda group: sizes[group] > len(groups) / 2)  # what most images show is to be trained on
     for group in [*known, *new]:
         if group not in part_of_group:
             fullest = max(missing, key=lambda part: (round(missing[part], 6), missing_of_all[part]))

@@ -44,7 +44,7 @@ def train_epoch(
     Raises InputError as soon as the loss is no longer a number: the weights are lost from then on.
     """
     model.train()
-    total = 0.0
+    total, seen = 0.0, 0
     with fitting_threads(model):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
@@ -55,8 +55,8 @@ def train_epoch(
             optimizer.step()
             if schedule:
                 schedule.step()
-            total += loss.item() * len(labels)
-    return total / len(loader.dataset)
+            total, seen = total + loss.item() * len(labels), seen + len(labels)
+    return total / seen
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
@@ -176,7 +176,7 @@ def cross_validate(
 ) -> OutOfFold:
     """Predict every image, `repeats` times, by networks that saw neither it nor its group.
 
-    In each round one fold is predicted, the next one chooses the epoch, and the rest is trained on: `recipe(train,
+    In each round one fold is predicted, the one before it chooses the epoch, and the rest is trained on: `recipe(train,
     valid, test)` gets rows of `index` and returns logits of `test` and the weights. There are fewer folds where a class
     has fewer groups. Each of the `networks` is a dict: `files`, the images that it has not seen, and `state`, the
     weights. Raises InputError for fewer than three folds.
