@@ -22,7 +22,6 @@ from utils.quantize import candidate_recipes, overflow_share, prepare, type_reci
 from utils.rewrite import keep_float, stem
 from utils.search import (
     choose,
-    content_hash,
     rank_sensitivity,
     remembered,
     score,
@@ -345,7 +344,7 @@ def test_results_are_remembered_until_model_or_recipe_change(tmp_path):
     model, cache, calls = tmp_path / "net.onnx", tmp_path / "cache.json", []
 
     def find(recipe):
-        return remembered(cache, content_hash(model, recipe), lambda: calls.append(recipe) or {"사과": len(calls)})
+        return remembered(cache, (model, recipe), lambda: calls.append(recipe) or {"사과": len(calls)})
 
     model.write_bytes(b"one")
     assert find("a") == find("a") == {"사과": 1}

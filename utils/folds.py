@@ -18,7 +18,7 @@ from utils.model import build_model, classifier_names
 from utils.progress import progress
 from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
-from utils.search import content_hash, remembered
+from utils.search import remembered
 from utils.session import run_model
 
 
@@ -41,13 +41,13 @@ def answer_folds(
     path, split = run / f"folds_{arch}.pth", run / "split.csv"
     folds, chosen = load_folds(path, sha256(split)), read_report(run).get("quantization", {})
     make_set = partial(image_set, transform=evaluation_transform(folds["preprocessing"]))
-    key = content_hash(path, split, chosen.get("recipe"), chosen.get("sensitivity_db"), cpu_info(), calibration, limit)
+    parts = path, split, chosen.get("recipe"), chosen.get("sensitivity_db"), cpu_info(), calibration, limit
 
     def answer() -> dict[str, list]:
         logits = _answer_all(folds, index, make_set, chosen, calibration, limit)
         return {name: each.tolist() for name, each in logits.items()}
 
-    return {name: np.array(each) for name, each in remembered(run / "folds_answers.json", key, answer).items()}
+    return {name: np.array(each) for name, each in remembered(run / "folds_answers.json", parts, answer).items()}
 
 
 def _answer_all(

