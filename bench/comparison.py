@@ -4,7 +4,7 @@ Needs the files that run.py makes with the same options. Each run starts all pro
 """
 
 from bench.options import parse_options
-from utils.latency import PHOTO, latency_ratio, measure_latency
+from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency
 from utils.split import load_index
 
 RUNS = 2

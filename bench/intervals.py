@@ -11,14 +11,8 @@ import sys
 import numpy as np
 from tqdm import trange
 
-from utils.metrics import (
-    f1_per_class,
-    macro_f1,
-    macro_f1_difference_interval,
-    macro_f1_interval,
-    resample_weights,
-    weighted_macro_f1,
-)
+from utils.intervals import macro_f1_difference_interval, macro_f1_interval, resample_weights
+from utils.metrics import f1_per_class, macro_f1, weighted_macro_f1
 
 CLASSES = 3
 ERRORS = np.array([[0, 0.7, 0.3], [0.8, 0, 0.2], [0.5, 0.5, 0]])  # where the wrong answers go

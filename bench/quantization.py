@@ -44,9 +44,9 @@ def main() -> None:
 def compare(options: Options, folder: Path) -> None:
     """Make every model in `folder`, score them on the second half, time them, and print the table."""
     from utils.datasets import ImageDataset, evaluation_transform
-    from utils.export import export_onnx, write_metadata
     from utils.model import load_model
-    from utils.search import score
+    from utils.onnx_quant.export import export_onnx, write_metadata
+    from utils.onnx_quant.recipe_search import score
     from utils.split import load_index
 
     arch, run, data = options
@@ -81,9 +81,11 @@ def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    from utils.calibration import ImageFolderDataReader, calibrate
-    from utils.quantize import candidate_recipes, cpu_info, prepare, type_recipes
-    from utils.search import choose, rank_sensitivity, try_recipes
+    from utils.config import cpu_info
+    from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate
+    from utils.onnx_quant.graph import prepare
+    from utils.onnx_quant.recipe_search import choose, rank_sensitivity, try_recipes
+    from utils.onnx_quant.recipes import candidate_recipes, type_recipes
 
     prepared, ranges, cpu = folder / "prepared.onnx", {}, cpu_info()
     prepare(folder / "onnx.onnx", prepared)
@@ -115,8 +117,8 @@ def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[
 
 def write_int8(target: Path, *, prepared: Path, ranges: dict, images: np.ndarray, **recipe) -> None:
     """Quantize with known ranges, and bring the file to the size that it has in a run."""
-    from utils.export import write_metadata
-    from utils.quantize import quantize_file
+    from utils.onnx_quant.export import write_metadata
+    from utils.onnx_quant.recipes import quantize_file
 
     quantize_file(prepared, target, ranges[recipe["calibrate_method"]], images, **recipe)
     write_metadata(target)
@@ -151,7 +153,7 @@ def load(path: Path, image: np.ndarray) -> None:
         compiled = openvino.Core().compile_model(path, "CPU", settings)
         _run = lambda images: compiled(images)[0]  # noqa: E731
     else:
-        from utils.compare import Predictor
+        from utils.compare_models.predictor import Predictor
 
         _run = Predictor(path).run
 
@@ -201,9 +203,9 @@ def calibrate_many(count: int, method: str) -> None:
     from onnxruntime.quantization import CalibrationMethod
     from torch.utils.data import DataLoader, Dataset
 
-    from utils.calibration import ImageFolderDataReader, calibrate
-    from utils.export import export_onnx
     from utils.model import ConvNet
+    from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate
+    from utils.onnx_quant.export import export_onnx
 
     class Noise(Dataset):
         def __len__(self) -> int:

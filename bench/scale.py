@@ -43,7 +43,7 @@ def fill(folder: Path, images: int, classes: int) -> None:
 
 def group(images: int, classes: int) -> None:
     """Group pictures in memory; called in a process of its own."""
-    from utils.duplicates import duplicate_groups
+    from utils.eda.duplicates import duplicate_groups
 
     generator = np.random.default_rng(0)
     numbers = np.arange(images)

@@ -13,12 +13,12 @@ from tqdm import trange
 
 from utils.config import ROOT, seed_everything
 from utils.datasets import ImageDataset, evaluation_transform
-from utils.head import view_features
 from utils.images import scan_folder
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.split import minority_classes, name_groups, split_index
-from utils.training import default_epochs, head_then_fine_tune
+from utils.train.head import view_features
+from utils.train.training import default_epochs, head_then_fine_tune
 
 DATA = ROOT / "data" / "train"
 VIEWS = 3

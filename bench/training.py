@@ -36,11 +36,11 @@ def race(arch: str, run: Path, data: Path) -> None:
     import torch
 
     from utils.datasets import ImageDataset, evaluation_transform, make_loader
-    from utils.head import fit_head, set_head, view_features
     from utils.metrics import macro_f1
     from utils.model import build_model, predict
     from utils.split import load_index, separable_groups
-    from utils.training import default_epochs, make_optimizer, train_epoch
+    from utils.train.head import fit_head, set_head, view_features
+    from utils.train.training import default_epochs, make_optimizer, train_epoch
 
     index = load_index(run / "split.csv", data)
     classes, codes = sorted(index["class"].unique()), separable_groups(index).factorize()[0]
@@ -97,8 +97,8 @@ def grow(count: int) -> None:
 
     from utils.datasets import make_loader
     from utils.features import extract_features
-    from utils.head import fit_head, head_out_of_fold
     from utils.model import build_model
+    from utils.train.head import fit_head, head_out_of_fold
 
     labels = np.arange(count) % 50
 

@@ -110,7 +110,7 @@ def test_full_disk_during_set_up_is_named(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from utils.config import whole_file
+from utils.files import whole_file
 with whole_file(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import fill_folder
 
-from utils.calibration import ImageFolderDataReader
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import read_image, scan_folder
+from utils.onnx_quant.calibration import ImageFolderDataReader
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bicubic", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 

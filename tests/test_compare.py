@@ -11,12 +11,12 @@ from conftest import fill_folder
 from onnx import TensorProto, helper
 
 from utils.checkpoint import save_checkpoint
-from utils.compare import Predictor, answer_all, check_alike, file_bytes, unsplit_index
+from utils.compare_models.corruptions import darker
+from utils.compare_models.predictor import Predictor, answer_all, check_alike, file_bytes, unsplit_index
 from utils.config import InputError
-from utils.corruptions import darker
 from utils.datasets import ImageDataset, evaluation_transform
-from utils.export import check_parity, export_onnx, write_metadata
 from utils.model import ConvNet
+from utils.onnx_quant.export import check_parity, export_onnx, write_metadata
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
 

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from utils.confidence import (
-    abstain_threshold,
-    coverage_accuracy,
-    cross_entropy,
-    expected_calibration_error,
-    fit_temperature,
-    reliability,
-    tempered_out_of_fold,
-)
+from utils.metrics import cross_entropy, expected_calibration_error, reliability
+from utils.train.confidence import abstain_threshold, coverage_accuracy, fit_temperature, tempered_out_of_fold
 
 
 def answers(total: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

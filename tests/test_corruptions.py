@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from utils.corruptions import CORRUPTIONS, brighter, darker, shift
+from utils.compare_models.corruptions import CORRUPTIONS, brighter, darker, shift
 from utils.images import read_image
 
 FRUIT = ROOT / "data" / "train" / "tomato" / "tomato_00_00.jpg"

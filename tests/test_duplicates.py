@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from utils.duplicates import duplicate_groups, join_copies, pair_scores
+from utils.eda.duplicates import duplicate_groups, join_copies, pair_scores
 from utils.images import scan_folder
 
 OBJECTS, COPIES = 12, 3

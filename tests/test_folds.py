@@ -9,12 +9,13 @@ import torch
 from conftest import fill_folder
 
 from utils import folds
-from utils.compare import unsplit_index
-from utils.config import InputError, sha256
+from utils.compare_models.predictor import unsplit_index
+from utils.config import InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
-from utils.folds import answer_folds
+from utils.files import sha256
 from utils.model import build_model
-from utils.quantize import cpu_info, type_recipes
+from utils.onnx_quant.folds import answer_folds
+from utils.onnx_quant.recipes import type_recipes
 from utils.report import update_report
 from utils.split import save_index
 

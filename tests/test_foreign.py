@@ -9,7 +9,7 @@ import pytest
 from conftest import fill_folder
 from nets import residual_net, to_int8
 
-from utils.compare import unsplit_index
+from utils.compare_models.predictor import unsplit_index
 from utils.datasets import ImageDataset, evaluation_transform
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}

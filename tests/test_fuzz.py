@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from utils.compare import Predictor
+from utils.compare_models.predictor import Predictor
 from utils.config import InputError
 from utils.images import read_image
 from utils.model import load_model

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from utils import features as features_module
 from utils.features import extract_features
-from utils.head import compare_recipes, fit_head, head_logits, head_out_of_fold, set_head
 from utils.model import ConvNet
+from utils.train.head import compare_recipes, fit_head, head_logits, head_out_of_fold, set_head
 
 
 def clouds(

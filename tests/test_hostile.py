@@ -16,7 +16,7 @@ from conftest import fill_folder
 from PIL import Image
 
 from utils.config import InputError
-from utils.duplicates import join_copies
+from utils.eda.duplicates import join_copies
 from utils.images import read_image, scan_folder
 from utils.split import load_index, save_index, split_index
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 
 from utils.checkpoint import save_checkpoint
+from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency, median_interval, read_input, summarize
 from utils.config import InputError
 from utils.datasets import evaluation_transform
-from utils.export import export_onnx, write_metadata
 from utils.images import read_image
-from utils.latency import PHOTO, latency_ratio, measure_latency, median_interval, read_input, summarize
 from utils.model import ConvNet
+from utils.onnx_quant.export import export_onnx, write_metadata
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.2, 0.3]}
 PHOTOS = [ROOT / "data" / "train" / "tomato" / f"tomato_00_0{number}.jpg" for number in range(3)]

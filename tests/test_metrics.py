@@ -7,15 +7,14 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, f1_score
 
-from utils.metrics import (
-    confusion,
-    macro_f1,
+from utils.intervals import (
     macro_f1_difference_interval,
     macro_f1_interval,
     mcnemar_p,
     resample_weights,
     wilson_interval,
 )
+from utils.metrics import confusion, macro_f1
 
 
 @pytest.mark.parametrize("absent", [None, 0, 3])

@@ -21,9 +21,11 @@ from sklearn.datasets import load_sample_images
 from utils import config
 from utils import model as model_module
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import InputError, sha256
+from utils.config import InputError
 from utils.datasets import evaluation_transform
-from utils.model import ConvNet, build_model, load_model, predict, pretrained_classes
+from utils.files import sha256
+from utils.model import ConvNet, build_model, load_model, predict
+from utils.pretrained import pretrained_classes
 
 DETAILS = {
     "arch": "conv_net",
@@ -130,7 +132,7 @@ def test_kill_while_writing_keeps_the_old_file(saved):
     script = """
 import os, sys
 from pathlib import Path
-from utils.config import whole_file
+from utils.files import whole_file
 with whole_file(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half a checkpoint")
     os._exit(9)  # as if killed: nothing is tidied up

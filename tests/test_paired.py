@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 from scipy.stats import beta, chi2, poisson
 
-from utils.confidence import expected_calibration_error
-from utils.metrics import (
-    confusion,
+from utils.intervals import (
     flip_effects,
-    macro_f1,
     macro_f1_difference_interval,
     mcnemar_p,
     paired_interval,
     rare_sum_interval,
     recall_differences,
     resample_weights,
-    weighted_macro_f1,
     wilson_interval,
 )
+from utils.metrics import confusion, expected_calibration_error, macro_f1, weighted_macro_f1
 
 
 def random_answers(generator: np.random.Generator, size: int = 60, classes: int = 4) -> tuple[np.ndarray, ...]:

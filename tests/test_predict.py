@@ -10,8 +10,8 @@ from conftest import ROOT
 from nets import residual_net
 from PIL import Image
 
-from utils.deploy import write_deployable
-from utils.export import write_metadata
+from utils.onnx_quant.deploy import write_deployable
+from utils.onnx_quant.export import write_metadata
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["사과", "cherry", "tomato"]

@@ -5,8 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from utils.metrics import detectable_difference, mcnemar_p, repeated_score
-from utils.probes import compact, label_suspects, out_of_fold, outliers, permutation_p
+from utils.cross_validation import out_of_fold
+from utils.eda.probes import compact, label_suspects, outliers, permutation_p
+from utils.intervals import detectable_difference, mcnemar_p, repeated_score
 
 
 @pytest.fixture

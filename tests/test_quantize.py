@@ -15,21 +15,13 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_data
 
-from utils.calibration import calibrate
-from utils.export import export_onnx
+from utils.files import remembered
 from utils.model import ConvNet
-from utils.quantize import candidate_recipes, overflow_share, prepare, type_recipes
-from utils.rewrite import keep_float, stem
-from utils.search import (
-    choose,
-    rank_sensitivity,
-    remembered,
-    score,
-    sqnr_db,
-    time_models,
-    try_draws,
-    try_recipes,
-)
+from utils.onnx_quant.calibration import calibrate
+from utils.onnx_quant.export import export_onnx
+from utils.onnx_quant.graph import keep_float, overflow_share, prepare, stem
+from utils.onnx_quant.recipe_search import choose, rank_sensitivity, score, sqnr_db, time_models, try_draws, try_recipes
+from utils.onnx_quant.recipes import candidate_recipes, type_recipes
 from utils.session import run_model
 
 IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)

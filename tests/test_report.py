@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from utils.compare_models.model_card import model_entries, result_table, write_model_card
 from utils.config import InputError
-from utils.report import model_entries, read_report, result_table, update_report, write_model_card
+from utils.report import read_report, update_report
 
 PAIR = {
     "images": 304,

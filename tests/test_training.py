@@ -11,14 +11,14 @@ from conftest import fill_folder
 from utils import training
 from utils.checkpoint import save_checkpoint
 from utils.config import InputError, seed_everything
+from utils.cross_validation import cross_validate
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.head import view_features
 from utils.images import scan_folder
 from utils.metrics import macro_f1
 from utils.model import DEVICE, ConvNet, predict
-from utils.training import (
+from utils.train.head import view_features
+from utils.train.training import (
     best_epoch,
-    cross_validate,
     fine_tune,
     head_then_fine_tune,
     make_optimizer,

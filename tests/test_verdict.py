@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from nets import residual_net, to_int8
 
-from utils.compare import Predictor
-from utils.verdict import compare_answers, decide
+from utils.compare_models.predictor import Predictor
+from utils.compare_models.verdict import compare_answers, decide
 
 CLASSES = ["apple", "cherry", "tomato"]
 

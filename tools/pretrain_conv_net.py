@@ -24,7 +24,8 @@ from utils.checkpoint import save_checkpoint
 from utils.config import CHECKPOINTS, InputError, relative, seed_everything
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
-from utils.metrics import macro_f1, wilson_interval
+from utils.intervals import wilson_interval
+from utils.metrics import macro_f1
 from utils.model import ConvNet, predict
 
 EPOCHS = 8

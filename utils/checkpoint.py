@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils.config import InputError, likely_cause, relative, sha256, whole_file
+from utils.config import InputError, relative
+from utils.files import likely_cause, sha256, whole_file
 
 FORMAT_VERSION = 1
 

@@ -1,13 +1,10 @@
-"""Paths, seed, threads, and files that appear whole or not at all."""
+"""Paths, settings, the seed, the machine, and errors that the user can mend."""
 
-import hashlib
 import os
+import platform
 import random
-import shutil
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 SEED = 0
-WRITING, DAY = ".writing-", 24 * 3600  # seconds
 THREADS = os.cpu_count() or 1
 
 
@@ -68,67 +64,24 @@ def seed_everything(seed: int = SEED) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` in one step, and only when the block succeeds.
+def cpu_info() -> dict:
+    """Name the CPU and say what it has for 8-bit numbers: AVX2, AVX-512 and VNNI on x86, the dot product on ARM."""
+    import torch
 
-    A kill or a full disk in the middle leaves the previous file as it was. Raises InputError when the disk is full.
-    """
-    path = Path(path)
-    remove_leftovers(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
-        temporary = Path(folder) / path.name
-        try:
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        except Exception as error:
-            if not (obstacle := writing_obstacle(Path(folder))):
-                raise
-            raise InputError(
-                f"{relative(path)} cannot be written: {obstacle}. What was there before is untouched: make room on "
-                "that disk and run this again"
-            ) from error
-        os.replace(temporary, path)
+    found = torch.cpu.get_capabilities()
+    return {
+        "name": found.get("cpu_name", ""),
+        "architecture": found.get("architecture", ""),
+        "vnni": any(found.get(flag, False) for flag in ("avx512_vnni", "avx_vnni")),
+        "avx2": bool(found.get("avx2", False)),
+        "avx512": bool(found.get("avx512_f", False)),
+        "dot_product": bool(found.get("dot", False)),
+    }
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what runs that were killed while writing left, once no run can still be writing it: after a day."""
-    for leftover in folder.glob(f"{WRITING}*"):
-        with suppress(FileNotFoundError):  # two runs may clean up at once
-            if time.time() - leftover.stat().st_mtime > DAY:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def writing_obstacle(folder: Path) -> str:
-    """Say why not even a megabyte can be written: torch and ONNX Runtime do not tell a full disk from other faults."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return ""
-
-
-def sha256(path: str | Path) -> str:
-    """Hash a file's bytes; empty when they cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def likely_cause(path: str | Path) -> str:
-    """Say in a few words why a binary file cannot be read, judging by its size and first bytes."""
-    path = Path(path)
-    start = path.read_bytes()[:64]
-    if not start:
-        return "it is empty (0 bytes), as after an interrupted copy or download"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file itself (run `git lfs pull`)"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page, as after a failed download"
-    return f"it is truncated or not of this format ({path.stat().st_size:,} bytes)"
+def machine_info() -> dict:
+    """Describe what the numbers were measured on: CPU and its clock's governor (Linux), system, threads, versions."""
+    versions = {name: version(name) for name in ("torch", "onnxruntime", "numpy")}
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    clock = {"governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else "unknown"}
+    return cpu_info() | clock | {"system": platform.platform(), "threads": THREADS} | versions

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.config import whole_file
+from utils.files import whole_file
 from utils.model import DEVICE, LARGE, classifier_names, fitting_threads
 
 

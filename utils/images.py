@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.config import THREADS, InputError, likely_cause, listing, relative, sha256
+from utils.config import THREADS, InputError, listing, relative
+from utils.files import likely_cause, sha256
 
 if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd

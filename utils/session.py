@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from utils.config import THREADS, InputError, likely_cause, relative
+from utils.config import THREADS, InputError, relative
+from utils.files import likely_cause
 
 
 def open_session(path: Path | bytes, threads: int = THREADS, precise: bool = False) -> ort.InferenceSession:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.config import SEED, InputError, listing, relative, sha256, whole_file
+from utils.config import SEED, InputError, listing, relative
+from utils.files import sha256, whole_file
 from utils.images import list_images
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}

@@ -6,14 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from utils.confidence import expected_calibration_error
-from utils.metrics import (
-    macro_f1,
-    macro_f1_difference_interval,
-    mcnemar_p,
-    recall_differences,
-    wilson_interval,
-)
+from utils.intervals import macro_f1_difference_interval, mcnemar_p, recall_differences, wilson_interval
+from utils.metrics import expected_calibration_error, macro_f1
 
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
 

@@ -1,11 +1,15 @@
 """Changes to an ONNX graph that leave every answer as it was, and make ONNX Runtime treat INT8 as it should."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from utils.files import whole_file
 
 LAYERS = ("Conv", "Gemm")
 
@@ -105,3 +109,34 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = [*inferred.value_info, *inferred.input]
     return {value.name: [each.dim_value for each in value.type.tensor_type.shape.dim] for value in values}
+
+
+def prepare(source: Path, target: Path) -> None:
+    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, and see `utils.rewrite`."""
+    with whole_file(target) as temporary:
+        quant_pre_process(source, temporary, auto_merge=True)
+        model = onnx.load(temporary)
+        strip(model)
+        flatten_channels_last(model)
+        keep_pooling_in_place(model)
+        onnx.save(onnx.shape_inference.infer_shapes(model), temporary)
+
+
+def count_operators(path: Path) -> Counter:
+    """Count the graph's nodes by operator."""
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def overflow_share(path: Path) -> float:
+    """Bound how many neighbouring pairs of 8-bit weights can overflow on an x86 CPU without VNNI.
+
+    There two products of an activation (0 to 255) and a weight are summed in 16 bits, which saturate beyond 32,767
+    (onnxruntime#5849, #14642), so two weights that sum to more than 128 in size may. Depthwise layers work otherwise.
+    """
+    pairs = []
+    for tensor in onnx.load(path).graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.dtype == np.int8 and weights.ndim > 1 and weights.shape[1] > 1:
+            even = weights.shape[1] // 2 * 2
+            pairs.append((weights[:, 0:even:2].astype(int) + weights[:, 1:even:2]).ravel())
+    return float(np.mean(np.abs(np.concatenate(pairs)) > 128)) if pairs else 0.0

@@ -11,12 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from utils.confidence import cross_entropy
 from utils.config import SEED
+from utils.cross_validation import grouped_folds, out_of_fold
 from utils.datasets import ImageDataset, make_loader
+from utils.eda.probes import COMPONENTS
 from utils.features import extract_features
-from utils.metrics import macro_f1, macro_f1_difference_interval
-from utils.probes import COMPONENTS, grouped_folds, out_of_fold
+from utils.intervals import macro_f1_difference_interval
+from utils.metrics import cross_entropy, macro_f1
 
 PENALTIES = (1.0, 10.0, 100.0)  # scikit-learn's C: the larger, the weaker
 ENOUGH = 2000  # rows to choose the penalty on

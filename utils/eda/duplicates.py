@@ -20,7 +20,6 @@ SAMPLE = 4000  # images that are compared with all others to fit the threshold
 LARGEST = 5000  # a chain of more images than this is one series, unexamined
 QUANTILE = 0.05
 COPY = 0.01  # of the usual distance to another class: nothing but rounding lies between
-
 Views = tuple[np.ndarray, np.ndarray]
 
 

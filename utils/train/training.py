@@ -4,36 +4,24 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.confidence import cross_entropy
-from utils.config import SEED, InputError, relative, seed_everything
+from utils.config import InputError, relative
 from utils.datasets import ImageDataset, make_loader
-from utils.head import fit_head, head_logits, set_head
-from utils.metrics import macro_f1
+from utils.metrics import cross_entropy, macro_f1
 from utils.model import DEVICE, classifier_names, fitting_threads, predict
-from utils.progress import progress
+from utils.train.head import fit_head, head_logits, set_head
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 SLOWER = 3  # times, that pretrained layers learn than the new one
-
-
-class OutOfFold(NamedTuple):
-    """What `cross_validate` found: logits (R, N, C), each image's fold (R, N), and the networks of the first repeat."""
-
-    logits: np.ndarray
-    folds: np.ndarray
-    networks: list[dict]
 
 
 def train_epoch(
@@ -169,32 +157,3 @@ def head_then_fine_tune(
     model = fine_tune(model, image_set(train, augmented), valid_loader, epochs, **recipe)
     logits, _ = predict(model, make_loader(image_set(test), batch_size=64))
     return logits, {name: value.detach().cpu() for name, value in model.state_dict().items()}
-
-
-def cross_validate(
-    index: pd.DataFrame, groups: pd.Series, recipe: Callable[..., tuple], folds: int, repeats: int, seed: int = SEED
-) -> OutOfFold:
-    """Predict every image, `repeats` times, by networks that saw neither it nor its group.
-
-    In each round one fold is predicted, the one before it chooses the epoch, and the rest is trained on: `recipe(train,
-    valid, test)` gets rows of `index` and returns logits of `test` and the weights. There are fewer folds where a class
-    has fewer groups. Each of the `networks` is a dict: `files`, the images that it has not seen, and `state`, the
-    weights. Raises InputError for fewer than three folds.
-    """
-    if folds < 3:
-        raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    folds = min(folds, groups.groupby(index["class"]).nunique().min())
-    logits, fold_of, networks = [{} for _ in range(repeats)], np.zeros((repeats, len(index)), dtype=int), []
-    for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
-        tests = [test for _, test in splitter.split(index, index["class"], groups)]
-        test, valid = tests[fold], tests[fold - 1]
-        seed_everything(seed + fold)
-        rest = index.drop(index.index[np.concatenate([test, valid])])
-        predicted, state = recipe(rest, index.iloc[valid], index.iloc[test])
-        logits[repeat] |= dict(zip(test, predicted, strict=True))
-        fold_of[repeat, test] = fold
-        if repeat == 0:
-            networks.append({"files": list(index["path"].iloc[test]), "state": state})
-    stacked = [[each[position] for position in range(len(index))] for each in logits]
-    return OutOfFold(np.array(stacked), fold_of, networks)

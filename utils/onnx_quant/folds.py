@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils.calibration import ImageFolderDataReader, calibrate, spread_evenly
 from utils.checkpoint import load_folds
-from utils.config import InputError, sha256
+from utils.config import InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.export import export_onnx, set_constants
+from utils.files import remembered, sha256
 from utils.model import build_model, classifier_names
+from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate, spread_evenly
+from utils.onnx_quant.export import export_onnx, set_constants
+from utils.onnx_quant.graph import prepare
+from utils.onnx_quant.recipes import candidate_recipes, quantize_file
 from utils.progress import progress
-from utils.quantize import candidate_recipes, cpu_info, prepare, quantize_file
 from utils.report import read_report
-from utils.search import remembered
 from utils.session import run_model
 
 

@@ -1,18 +1,15 @@
 """Simple classifiers that say what features know about the classes, always asked about groups they have not seen."""
 
 import numpy as np
-from sklearn.base import ClassifierMixin, clone
 from sklearn.decomposition import PCA
-from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from utils.config import SEED
+from utils.cross_validation import grouped_folds
 from utils.metrics import macro_f1
 
-FOLDS = 5
 COMPONENTS = 100
 CHUNK = 20_000_000  # numbers that a step of the permutation test holds
 
@@ -25,26 +22,6 @@ def compact(features: np.ndarray) -> np.ndarray:
     scaled = StandardScaler().fit_transform(features.astype(np.float32))
     axes = PCA(min(COMPONENTS, *features.shape), random_state=SEED).fit_transform(scaled)
     return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
-
-
-def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut into five folds (fewer if a class has fewer groups), stratified, no group on both sides; (train, test)."""
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    folds = StratifiedGroupKFold(int(np.clip(fewest, 2, FOLDS)), shuffle=True, random_state=seed)
-    return list(folds.split(labels, labels, groups))
-
-
-def out_of_fold(
-    classifier: ClassifierMixin, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, repeats: int = 3
-) -> np.ndarray:
-    """Predict every image by a classifier fitted without its group: probabilities (repeats, N, C)."""
-    probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
-    for repeat in range(repeats):
-        for train, test in grouped_folds(labels, groups, SEED + repeat):
-            known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
-            fitted = clone(known).fit(features[train], labels[train])
-            probabilities[repeat][np.ix_(test, fitted.classes_)] = fitted.predict_proba(features[test])
-    return probabilities
 
 
 def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:

@@ -1,43 +1,16 @@
-"""INT8 for the CPU at hand: what it is good at, and the recipes worth trying on it."""
+"""INT8 recipes: the number types that suit a CPU, and variations worth trying."""
 
-import platform
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
-from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from utils.bias_correction import correct_biases
-from utils.config import THREADS, whole_file
-from utils.rewrite import flatten_channels_last, keep_float, keep_pooling_in_place, stem, strip
+from utils.files import whole_file
+from utils.onnx_quant.bias_correction import correct_biases
+from utils.onnx_quant.graph import keep_float, stem
 
 X86 = {"x86_64", "amd64", "x86"}
-
-
-def cpu_info() -> dict:
-    """Name the CPU and say what it has for 8-bit numbers: AVX2, AVX-512 and VNNI on x86, the dot product on ARM."""
-    found = torch.cpu.get_capabilities()
-    return {
-        "name": found.get("cpu_name", ""),
-        "architecture": found.get("architecture", ""),
-        "vnni": any(found.get(flag, False) for flag in ("avx512_vnni", "avx_vnni")),
-        "avx2": bool(found.get("avx2", False)),
-        "avx512": bool(found.get("avx512_f", False)),
-        "dot_product": bool(found.get("dot", False)),
-    }
-
-
-def machine_info() -> dict:
-    """Describe what the numbers were measured on: CPU and its clock's governor (Linux), system, threads, versions."""
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    clock = {"governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else "unknown"}
-    return cpu_info() | clock | {"system": platform.platform(), "threads": THREADS} | versions
 
 
 def type_recipes(cpu: dict) -> dict[str, dict]:
@@ -102,17 +75,6 @@ def recipe_name(
     return " ".join([letters, *words]) + (f", {note}" if note else "")
 
 
-def prepare(source: Path, target: Path) -> None:
-    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, and see `utils.rewrite`."""
-    with whole_file(target) as temporary:
-        quant_pre_process(source, temporary, auto_merge=True)
-        model = onnx.load(temporary)
-        strip(model)
-        flatten_channels_last(model)
-        keep_pooling_in_place(model)
-        onnx.save(onnx.shape_inference.infer_shapes(model), temporary)
-
-
 def quantize_file(
     prepared: Path, target: Path, ranges: Path, images: np.ndarray, *, correct: bool, note: str = "", **recipe
 ) -> None:
@@ -127,23 +89,3 @@ def quantize_file(
         keep_float(temporary, recipe["nodes_to_exclude"])
         if correct:
             correct_biases(prepared, temporary, images)
-
-
-def count_operators(path: Path) -> Counter:
-    """Count the graph's nodes by operator."""
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def overflow_share(path: Path) -> float:
-    """Bound how many neighbouring pairs of 8-bit weights can overflow on an x86 CPU without VNNI.
-
-    There two products of an activation (0 to 255) and a weight are summed in 16 bits, which saturate beyond 32,767
-    (onnxruntime#5849, #14642), so two weights that sum to more than 128 in size may. Depthwise layers work otherwise.
-    """
-    pairs = []
-    for tensor in onnx.load(path).graph.initializer:
-        weights = numpy_helper.to_array(tensor)
-        if weights.dtype == np.int8 and weights.ndim > 1 and weights.shape[1] > 1:
-            even = weights.shape[1] // 2 * 2
-            pairs.append((weights[:, 0:even:2].astype(int) + weights[:, 1:even:2]).ravel())
-    return float(np.mean(np.abs(np.concatenate(pairs)) > 128)) if pairs else 0.0

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, compose, parser
 
-from utils.config import InputError, whole_file
+from utils.config import InputError
+from utils.files import whole_file
 from utils.predict import Classifier
 
 RESIZE = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1'}

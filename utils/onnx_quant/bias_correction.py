@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, NodeProto, compose, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from utils.config import whole_file
+from utils.files import whole_file
 from utils.session import open_session
 
 LAYERS = {"Conv": [0, 2, 3], "Gemm": [0]}  # the axes over which an output is summed per channel

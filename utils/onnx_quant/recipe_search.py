@@ -1,7 +1,5 @@
-"""Which INT8 recipe? Score the candidates, time them, and choose by a rule."""
+"""INT8 candidates: scored, timed, and chosen from by a rule."""
 
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -9,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pandas as pd
 
-from utils.config import SEED, sha256, whole_file
+from utils.config import SEED
 from utils.metrics import confusion, macro_f1
+from utils.onnx_quant.graph import LAYERS
 from utils.progress import progress
-from utils.rewrite import LAYERS
 from utils.session import open_session, run_model
 
-CODE = [Path(__file__).with_name(f"{name}.py") for name in ("bias_correction", "calibration", "quantize", "rewrite")]
 TIE_LATENCY, TIE_DB = 1.05, 1.0  # closer than that, in times the fastest latency and in dB of SQNR, is noise
 
 
@@ -91,24 +87,6 @@ def choose(candidates: pd.DataFrame, reference: dict[str, float], budget: dict[s
         fastest = candidates.loc[within, "latency_ms"].min()
         rivals = candidates[within & (candidates["latency_ms"] <= TIE_LATENCY * fastest)]
     return str((rivals["sqnr_db"] >= rivals["sqnr_db"].max() - TIE_DB).idxmax()), within
-
-
-def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], object]) -> object:
-    """Return what an earlier run found from the same parts, or compute it and write it down in `cache`.
-
-    Among the parts, files count by their bytes and all else by its text; the code and ONNX Runtime's version count too.
-    """
-    texts = [sha256(part) if isinstance(part, Path) else repr(part) for part in (*parts, *CODE)]
-    key = hashlib.sha256("\n".join([onnxruntime.__version__, *texts]).encode()).hexdigest()[:16]
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or damaged: then it is written anew
-        known = {}
-    if key not in known:
-        known[key] = compute()
-        with whole_file(cache) as temporary:
-            temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
-    return known[key]
 
 
 def try_recipes(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.compare import Predictor
+from utils.compare_models.predictor import Predictor
 from utils.config import SEED, THREADS
 from utils.images import read_image
 

@@ -6,11 +6,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood of the labels (N,) under softmax of the logits (N, C)."""
-    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Find the temperature with the smallest cross-entropy (Guo et al. 2017, arXiv 1706.04599), between 0.01 and 100.
 
@@ -31,23 +26,6 @@ def tempered_out_of_fold(logits: np.ndarray, labels: np.ndarray, folds: np.ndarr
     """Turn out-of-fold logits (N, C) into probabilities; a fold's temperature is fitted on the other `folds` (N,)."""
     temperatures = {fold: fit_temperature(logits[folds != fold], labels[folds != fold]) for fold in np.unique(folds)}
     return softmax(logits / np.vectorize(temperatures.get)(folds)[:, None], axis=1)
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare confidence with accuracy in bins of equally many images; → columns confidence, accuracy, images.
-
-    Equal mass as in Nixon et al. 2019 (arXiv 1904.01685), since small sets leave bins of equal width empty.
-    """
-    table = pd.DataFrame({"confidence": probabilities.max(axis=1), "accuracy": probabilities.argmax(axis=1) == labels})
-    table["bin"] = table["confidence"].rank(method="first").sub(1) * bins // len(table)
-    means = table.groupby("bin")[["confidence", "accuracy"]].mean()
-    return means.assign(images=table.groupby("bin").size())
-
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of confidence and accuracy over the bins of `reliability` (Naeini et al. 2015)."""
-    table = reliability(probabilities, labels, bins)
-    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
 
 
 def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utils.config import InputError, relative
-from utils.rewrite import strip
+from utils.onnx_quant.graph import strip
 from utils.session import open_session, run_model
 
 

@@ -1,0 +1,1 @@
+"""What EDA.ipynb needs."""

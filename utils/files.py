@@ -1,0 +1,110 @@
+"""Files that appear whole or not at all, and results that are remembered between runs."""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from utils.config import InputError, relative
+
+WRITING, DAY = ".writing-", 24 * 3600  # seconds
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` in one step, and only when the block succeeds.
+
+    A kill or a full disk in the middle leaves the previous file as it was. Raises InputError when the disk is full.
+    """
+    path = Path(path)
+    remove_leftovers(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        except Exception as error:
+            if not (obstacle := writing_obstacle(Path(folder))):
+                raise
+            raise InputError(
+                f"{relative(path)} cannot be written: {obstacle}. What was there before is untouched: make room on "
+                "that disk and run this again"
+            ) from error
+        os.replace(temporary, path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed while writing left, once no run can still be writing it: after a day."""
+    for leftover in folder.glob(f"{WRITING}*"):
+        with suppress(FileNotFoundError):  # two runs may clean up at once
+            if time.time() - leftover.stat().st_mtime > DAY:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def writing_obstacle(folder: Path) -> str:
+    """Say why not even a megabyte can be written: torch and ONNX Runtime do not tell a full disk from other faults."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
+
+
+def sha256(path: str | Path) -> str:
+    """Hash a file's bytes; empty when they cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def likely_cause(path: str | Path) -> str:
+    """Say in a few words why a binary file cannot be read, judging by its size and first bytes."""
+    path = Path(path)
+    start = path.read_bytes()[:64]
+    if not start:
+        return "it is empty (0 bytes), as after an interrupted copy or download"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself (run `git lfs pull`)"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, as after a failed download"
+    return f"it is truncated or not of this format ({path.stat().st_size:,} bytes)"
+
+
+def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], object]) -> object:
+    """Return what an earlier run found from the same parts, or compute it and write it down in the JSON file `cache`.
+
+    A part is known by its bytes (a file), by its source (a function, such as one defined in a notebook), or by its
+    text. All code in utils and the versions of what computes count, too.
+    """
+    code = sorted(Path(__file__).parent.rglob("*.py"))
+    texts = [f"{name} {version(name)}" for name in LIBRARIES] + [_fingerprint(part) for part in (*parts, *code)]
+    key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: then it is written anew
+        known = {}
+    if key not in known:
+        known[key] = compute()
+        with whole_file(cache) as temporary:
+            temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+    return known[key]
+
+
+def _fingerprint(part: object) -> str:
+    if isinstance(part, Path):
+        return sha256(part)
+    return inspect.getsource(part) if inspect.isfunction(part) else repr(part)

@@ -1,0 +1,158 @@
+"""Intervals: how sure a score or a difference of two scores is."""
+
+import numpy as np
+from scipy.stats import binomtest, gamma
+
+from utils.config import SEED
+from utils.metrics import confusion, f1_per_class, macro_f1, weighted_macro_f1
+
+DRAWS = 2000
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); without any trial, anything is possible."""
+    if total == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
+    """Draw how often each image counts in each bootstrap sample: (draws, N) integers.
+
+    Two stages, as images of one object are not independent: groups with replacement within each class, then images with
+    replacement within each group (Davison and Hinkley 1997, section 3.8).
+    """
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((draws, len(labels)))
+    for label in np.unique(labels):
+        names = np.unique(groups[labels == label])
+        counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+        for name, count in zip(names, counts.T, strict=True):
+            images = np.flatnonzero((labels == label) & (groups == name))
+            weights[:, images] = generator.multinomial(count * len(images), np.full(len(images), 1 / len(images)))
+    return weights
+
+
+def macro_f1_interval(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int, groups: np.ndarray
+) -> tuple[float, float]:
+    """95 % interval of macro-F1: bootstrap percentiles, resampled by group.
+
+    The bootstrap sees no spread in a class that is all right or all wrong and would claim certainty, the more so the
+    fewer groups there are. Each such class adds the distance to Wilson's bound for as many trials as it has groups,
+    squared distances summing up as in MOVER (Zou and Donner 2008). `bench/intervals.py` measures the coverage.
+    """
+    score = macro_f1(labels, predictions, num_classes)
+    weights = resample_weights(labels, groups)
+    scores = weighted_macro_f1(labels, predictions, num_classes, weights)
+    low, high = np.percentile(scores, [2.5, 97.5])
+    below, above = (score - low) ** 2, (high - score) ** 2
+    for label in np.unique(labels):
+        recall = (predictions[labels == label] == label).mean()
+        if recall in (0, 1):
+            trials = len(np.unique(groups[labels == label]))
+            wilson_low, wilson_high = wilson_interval(trials * recall, trials)
+            below += ((recall - wilson_low) / num_classes) ** 2
+            above += ((wilson_high - recall) / num_classes) ** 2
+    return max(0.0, float(score - np.sqrt(below))), min(1.0, float(score + np.sqrt(above)))
+
+
+def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float]:
+    """95 % interval of a sum of rare events' effects (G,) ≥ 0, where one event unseen so far weighs `largest` at most.
+
+    The gamma interval for weighted sums of Poisson counts (Fay and Feuer 1997, Statistics in Medicine 16:791). Without
+    any event it reaches from 0 to 3.69 times `largest`, as does the exact one; with equal effects it is Garwood's.
+    """
+    total, squares = effects.sum(), np.square(effects).sum()
+    low = gamma.ppf(0.025, total**2 / squares, scale=squares / total) if total else 0.0
+    total, squares = total + largest, squares + largest**2
+    return float(low), float(gamma.ppf(0.975, total**2 / squares, scale=squares / total))
+
+
+def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a sum of effects (N,), of which few are not 0: what each image's changed answer gains or loses.
+
+    Losses and gains have an interval each, which are joined as those of independent quantities (MOVER, Zou and Donner
+    2008). What changes within a group counts as one event. Honest where nothing changed: see `rare_sum_interval`.
+    """
+    names = np.unique(groups, return_inverse=True)[1]
+    losses, gains = (np.bincount(names, np.maximum(sign * effects, 0)) for sign in (-1, 1))
+    (loss_low, loss_high), (gain_low, gain_high) = (rare_sum_interval(each, largest) for each in (losses, gains))
+    lost, gained = losses.sum(), gains.sum()
+    below = np.hypot(loss_high - lost, gained - gain_low)
+    above = np.hypot(lost - loss_low, gain_high - gained)
+    return float(gained - lost - below), float(gained - lost + above)
+
+
+def flip_effects(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, float]:
+    """Say what each changed answer, alone, does to macro-F1; → effects (N,), and the largest loss one could cause."""
+    counts = confusion(labels, first, num_classes)
+    hits, total, before = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1), f1_per_class(counts)
+    left = 2 * (hits[first] - (first == labels)) / np.maximum(total[first] - 1, 1)
+    entered = 2 * (hits[second] + (second == labels)) / (total[second] + 1)
+    effects = np.where(first == second, 0, left - before[first] + entered - before[second]) / num_classes
+    missed = before - 2 * (hits - 1) / np.maximum(total - 1, 1)
+    taken = before - 2 * hits / (total + 1)
+    losses = np.where(np.eye(num_classes, dtype=bool), 0, missed[:, None] + taken)[hits > 0]
+    return effects, float(losses.max(initial=0)) / num_classes or 1.0  # nothing is right: nothing is known
+
+
+def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Macro-F1 of repeated logits or probabilities (R, N, C) and its 95 % interval by group, means over repeats."""
+    answers, classes = outputs.argmax(axis=2), outputs.shape[2]
+    low, high = np.mean([macro_f1_interval(labels, each, classes, groups) for each in answers], axis=0)
+    score = np.mean([macro_f1(labels, each, classes) for each in answers])
+    return {"score": float(score), "low": float(low), "high": float(high)}
+
+
+def macro_f1_difference_interval(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
+) -> tuple[float, float]:
+    """95 % interval of macro-F1(second) − macro-F1(first), paired: both answer the same images.
+
+    The wider one, at each end, of two: the bootstrap by group, both scored on the same resamples, and
+    `paired_interval`. Where few answers differ, the bootstrap knows only those it has seen, and with none it claims
+    certainty. `bench/intervals.py` measures the coverage.
+    """
+    weights = resample_weights(labels, groups)
+    scores = [weighted_macro_f1(labels, each, num_classes, weights) for each in (first, second)]
+    low, high = np.percentile(scores[1] - scores[0], [2.5, 97.5])
+    effects, largest = flip_effects(labels, first, second, num_classes)
+    rare_low, rare_high = paired_interval(effects, largest, groups)
+    shift = macro_f1(labels, second, num_classes) - macro_f1(labels, first, num_classes) - effects.sum()
+    return max(-1.0, min(float(low), rare_low + shift)), min(1.0, max(float(high), rare_high + shift))
+
+
+def recall_differences(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
+) -> np.ndarray:
+    """Recall(second) − recall(first) of each class with its paired 95 % interval; → (C, 3): difference, low, high.
+
+    Of a class without images nothing is known: its interval is −1 to 1.
+    """
+    changes = (second == labels).astype(float) - (first == labels)
+    rows = np.tile([0.0, -1.0, 1.0], (num_classes, 1))
+    for label in np.unique(labels):
+        of_class = labels == label
+        effects = changes[of_class] / of_class.sum()
+        low, high = paired_interval(effects, 1 / of_class.sum(), groups[of_class])
+        rows[label] = effects.sum(), max(-1.0, low), min(1.0, high)
+    return rows
+
+
+def mcnemar_p(fixed: int, broken: int) -> float:
+    """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
+
+
+def detectable_difference(total: int) -> float:
+    """Smallest share of `total` test images that one model must get right beyond another to reach p < 0.05.
+
+    The best case of the exact McNemar test (McNemar 1947): all images they disagree on fall to one model. 1 when even
+    all of them would not do.
+    """
+    flips = next((flips for flips in range(1, total + 1) if mcnemar_p(flips, 0) < 0.05), total)
+    return flips / total

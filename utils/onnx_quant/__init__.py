@@ -1,0 +1,1 @@
+"""What onnx_quant.ipynb needs."""

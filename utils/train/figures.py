@@ -1,0 +1,74 @@
+"""Training's figures: every function draws arrays into `ax` (default: the current axes) and returns it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from utils.plots import COLORS
+
+
+def _apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
+    steps = gap * np.arange(len(values))
+    return np.maximum.accumulate(values - steps) + steps
+
+
+def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
+    """Draw losses and validation macro-F1 by epoch and mark the epoch that is kept."""
+    ax = ax or plt.gca()
+    lines = {"valid_macro_f1": ("o-", COLORS[0]), "valid_loss": ("s--", COLORS[4]), "train_loss": ("s:", COLORS[7])}
+    ends = epochs.iloc[-1].sort_values()
+    heights = _apart(ends.to_numpy(), 0.09 * max(1, epochs.max().max()))
+    for name, height in zip(ends.index, heights, strict=True):
+        style, color = lines[name]
+        ax.plot(epochs.index, epochs[name], style, color=color)
+        if np.isfinite(ends[name]):
+            label = name.replace("valid_macro_f1", "validation macro-F1").replace("_loss", " loss")
+            ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
+    ax.axvline(best, color=COLORS[1], lw=1, ls=":")
+    offset, side = ((-4, 4), "right") if best else ((4, 4), "left")
+    ax.annotate(f"kept: epoch {best}", (best, 0.5), offset, textcoords="offset points", ha=side, color=COLORS[1])
+    ax.set_xticks(epochs.index)
+    ax.set(xlabel="epoch", ylim=(0, 1.1 * max(1, epochs[list(lines)].max().max())))
+    return ax
+
+
+def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw per row a difference with its interval (difference, low, high), and the line of none."""
+    ax = ax or plt.gca()
+    for position, (difference, low, high) in enumerate(rows[["difference", "low", "high"]].to_numpy()):
+        color = COLORS[2] if low > 0 else COLORS[1] if high < 0 else COLORS[7]
+        ax.plot([low, high], [position, position], color=color, lw=2)
+        ax.plot(difference, position, "o", color=color, ms=7)
+        ax.annotate(f"{difference:+.3f}", (difference, position), (0, 7), textcoords="offset points", ha="center")
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(range(len(rows)), rows.index)
+    ax.set(ylim=(len(rows) - 0.5, -0.6))
+    return ax
+
+
+def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
+    """Draw accuracy against confidence, a line per table (confidence, accuracy), and the diagonal that is right."""
+    ax = ax or plt.gca()
+    ax.plot([0, 1], [0, 1], color="black", lw=0.8)
+    for (name, table), color in zip(tables.items(), (COLORS[7], COLORS[0]), strict=False):
+        ax.plot(table["confidence"], table["accuracy"], "o-", color=color, label=name)
+    ax.legend(frameon=False, loc="upper left")
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    return ax
+
+
+def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | None = None) -> Axes:
+    """Draw accuracy against coverage; mark the `accuracy` asked for and what the `threshold` leaves."""
+    ax = ax or plt.gca()
+    ax.plot(rows["coverage"], rows["accuracy"], color=COLORS[0])
+    ax.axhline(accuracy, color=COLORS[7], lw=0.8, ls=":")
+    kept = rows[rows["threshold"] >= threshold].iloc[-1:]
+    ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
+    for place in kept[["coverage", "accuracy"]].to_numpy():
+        label = f"sure of {threshold:.2f} or more"
+        offset, side = ((-6, -14), "right") if place[0] > 0.5 else ((6, -14), "left")
+        ax.annotate(label, place, offset, textcoords="offset points", ha=side, color=COLORS[1])
+    ax.set(xlabel="share of images answered", ylabel="accuracy of the answers", xlim=(0, 1.02))
+    return ax
