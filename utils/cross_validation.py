@@ -1,6 +1,8 @@
-"""Cross-validation by group: folds, and predictions for images that the classifier has not seen."""
+"""Cross-validation by group: folds, and answers to images that the classifier has not seen."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from utils.config import SEED, InputError, seed_everything
+from utils.config import SEED, InputError, relative, seed_everything
+from utils.files import likely_cause, whole_file
 from utils.progress import progress
 
 FOLDS = 5
@@ -70,3 +73,29 @@ def cross_validate(
             networks.append({"files": list(index["path"].iloc[test]), "state": state})
     stacked = [[each[position] for position in range(len(index))] for each in logits]
     return OutOfFold(np.array(stacked), fold_of, networks)
+
+
+def save_answers(path: Path, images: pd.Series, logits: dict[str, np.ndarray], **made_from: str) -> None:
+    """Write each model's out-of-fold logits (N, C) for `images`, paths (N,), and what they were `made_from`."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, images=images.to_numpy(str), made_from=json.dumps(made_from), **logits)
+
+
+def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
+    """Read the out-of-fold logits (N, C) of each model for `images`, paths (N,).
+
+    Raises InputError when the file is absent, damaged, or was made from something else than it would be now.
+    """
+    again = "run onnx_quant.ipynb to make it again"
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: {again}")
+    try:
+        with np.load(path) as file:
+            logits = {name: file[name] for name in file.files}
+        known, before = logits.pop("images").tolist(), json.loads(str(logits.pop("made_from")))
+    except Exception:  # numpy raises zip, EOF and value errors alike
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from None
+    changed = [name for name, value in made_from.items() if before.get(name) != value]
+    if changed or known != list(images):
+        raise InputError(f"{relative(path)} was made from another {' and '.join(changed) or 'set of images'}: {again}")
+    return logits

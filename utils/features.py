@@ -33,7 +33,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
     one again, and nothing that changed is mistaken for what was. On the CPU, large networks run in ONNX Runtime, which
     is several times faster than torch.
     """
-    folder = cache / _fingerprint(model) if cache else None
+    folder = cache / fingerprint(model) if cache else None
     known = _read_keys(folder)
     keys, new, run = [], {}, None
     for images, _ in loader:
@@ -49,7 +49,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
     return np.stack(_collect(keys, new, known))
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
     """Hash the structure and the weights before the last layer."""
     last = classifier_names(model)
     digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)

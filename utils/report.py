@@ -20,6 +20,15 @@ def read_report(run: Path) -> dict:
 
 def update_report(run: Path, section: str, values: dict) -> None:
     """Replace one notebook's section of ``report.json`` and keep the others."""
-    report = read_report(run) | {section: values}
+    _write(run, read_report(run) | {section: values})
+
+
+def extend_report(run: Path, section: str, values: dict) -> None:
+    """Add what a notebook found later, as its further evidence, to its section of ``report.json``."""
+    report = read_report(run)
+    _write(run, report | {section: report.get(section, {}) | values})
+
+
+def _write(run: Path, report: dict) -> None:
     with whole_file(run / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
