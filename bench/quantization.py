@@ -45,7 +45,7 @@ def compare(options: Options, folder: Path) -> None:
     """Make every model in `folder`, score them on the second half, time them, and print the table."""
     from utils.datasets import ImageDataset, evaluation_transform
     from utils.model import load_model
-    from utils.onnx_quant.export import export_onnx, write_metadata
+    from utils.onnx_quant.onnx_file import export_onnx, write_metadata
     from utils.onnx_quant.recipe_search import score
     from utils.split import load_index
 
@@ -117,7 +117,7 @@ def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[
 
 def write_int8(target: Path, *, prepared: Path, ranges: dict, images: np.ndarray, **recipe) -> None:
     """Quantize with known ranges, and bring the file to the size that it has in a run."""
-    from utils.onnx_quant.export import write_metadata
+    from utils.onnx_quant.onnx_file import write_metadata
     from utils.onnx_quant.recipes import quantize_file
 
     quantize_file(prepared, target, ranges[recipe["calibrate_method"]], images, **recipe)
@@ -205,7 +205,7 @@ def calibrate_many(count: int, method: str) -> None:
 
     from utils.model import ConvNet
     from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate
-    from utils.onnx_quant.export import export_onnx
+    from utils.onnx_quant.onnx_file import export_onnx
 
     class Noise(Dataset):
         def __len__(self) -> int:

@@ -16,7 +16,7 @@ from utils.compare_models.predictor import Predictor, answer_all, check_alike, f
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.model import ConvNet
-from utils.onnx_quant.export import check_parity, export_onnx, write_metadata
+from utils.onnx_quant.onnx_file import check_parity, export_onnx, write_metadata
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from utils.config import InputError
 from utils.model import ConvNet
 from utils.onnx_quant.deploy import deployed_answers, write_deployable
-from utils.onnx_quant.export import check_parity, write_metadata
+from utils.onnx_quant.onnx_file import check_parity, write_metadata
 from utils.session import open_session, read_metadata
 
 IMAGES = np.random.default_rng(0).normal(size=(9, 3, 64, 64)).astype(np.float32)

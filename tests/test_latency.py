@@ -13,7 +13,7 @@ from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.images import read_image
 from utils.model import ConvNet
-from utils.onnx_quant.export import export_onnx, write_metadata
+from utils.onnx_quant.onnx_file import export_onnx, write_metadata
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.2, 0.3]}
 PHOTOS = [ROOT / "data" / "train" / "tomato" / f"tomato_00_0{number}.jpg" for number in range(3)]

@@ -11,7 +11,7 @@ from nets import residual_net
 from PIL import Image
 
 from utils.onnx_quant.deploy import write_deployable
-from utils.onnx_quant.export import write_metadata
+from utils.onnx_quant.onnx_file import write_metadata
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["사과", "cherry", "tomato"]

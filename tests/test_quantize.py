@@ -18,7 +18,7 @@ from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_d
 from utils.files import remembered
 from utils.model import ConvNet
 from utils.onnx_quant.calibration import calibrate
-from utils.onnx_quant.export import export_onnx
+from utils.onnx_quant.onnx_file import export_onnx
 from utils.onnx_quant.graph import keep_float, overflow_share, prepare, stem
 from utils.onnx_quant.recipe_search import choose, rank_sensitivity, score, sqnr_db, time_models, try_draws, try_recipes
 from utils.onnx_quant.recipes import candidate_recipes, type_recipes

@@ -62,7 +62,7 @@ def how_to_recreate(path: Path) -> str:
     return "run train.ipynb to make it again"
 
 
-def load_folds(path: Path, split_hash: str) -> dict:
+def load_folds(path: Path, split_hash: str, body: str = "") -> dict:
     """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
 
     ``folds`` lists, for each, ``files`` (what it has not seen) and ``state`` (what differs from `build_model`). Raises

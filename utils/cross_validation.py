@@ -75,6 +75,18 @@ def cross_validate(
     return OutOfFold(np.array(stacked), fold_of, networks)
 
 
+def keep_answers(
+    path: Path, images: pd.Series, compute: Callable[[], dict[str, np.ndarray]], **made_from: str
+) -> dict[str, np.ndarray]:
+    """Read the out-of-fold logits in a file, or, if it was not `made_from` the same, compute them and write it."""
+    try:
+        return load_answers(path, images, **made_from)
+    except InputError:
+        logits = compute()
+        save_answers(path, images, logits, **made_from)
+    return logits
+
+
 def save_answers(path: Path, images: pd.Series, logits: dict[str, np.ndarray], **made_from: str) -> None:
     """Write each model's out-of-fold logits (N, C) for `images`, paths (N,), and what they were `made_from`."""
     with whole_file(path) as temporary, temporary.open("wb") as file:

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.plots import COLORS
+from utils.plots import COLORS, MODEL_COLORS
 
-MODEL_COLORS = {"pytorch": COLORS[0], "onnx": COLORS[2], "int8": COLORS[1]}
 OTHERS = COLORS[3:7]
 
 

@@ -11,17 +11,17 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.files import whole_file
 
-LAYERS = ("Conv", "Gemm")
+LAYERS = ("Conv", "Gemm")  # operators with weights
 
 
 def strip(model: ModelProto) -> None:
     """Drop what no reader needs: stack traces with paths of this machine, inferred shapes, unused operator sets."""
-    for each in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        del each.metadata_props[:]
-        each.doc_string = ""
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
     del model.graph.value_info[:]
     used = {node.domain for node in model.graph.node}
-    versions = {each.domain: each.version for each in model.opset_import if each.domain in used}
+    versions = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
 
@@ -101,18 +101,18 @@ def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
 
 def _transposes_weights(node: NodeProto) -> bool:
     """Tell whether a node is a Gemm with weights (classes, features), as torch exports it."""
-    return node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+    return node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
     """Map tensors to their shapes, 0 where a dimension is free."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = [*inferred.value_info, *inferred.input]
-    return {value.name: [each.dim_value for each in value.type.tensor_type.shape.dim] for value in values}
+    return {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in values}
 
 
 def prepare(source: Path, target: Path) -> None:
-    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, and see `utils.rewrite`."""
+    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, then the changes above."""
     with whole_file(target) as temporary:
         quant_pre_process(source, temporary, auto_merge=True)
         model = onnx.load(temporary)
