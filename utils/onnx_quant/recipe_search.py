@@ -163,6 +163,14 @@ def rank_sensitivity(quantize: Quantize, recipe: Recipe, scoring: ScoringSet, im
     return pd.Series(gains).sort_values(ascending=False)
 
 
+def describe_sensitivity(gains: dict[str, float], shown: int = 5) -> str:
+    """Say in Markdown which layers gain most in float (node → dB), or that the search did not have to ask."""
+    if not gains:
+        return 'The search stopped before this question mattered; `SEARCH = "all"` asks it in any case.'
+    rows = [f"| {name} | {gain:+.1f} |" for name, gain in list(gains.items())[:shown]]
+    return "\n".join(["| layer | dB gained in float |", "|---|---|", *rows])
+
+
 def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 8) -> dict[str, float]:
     """Time one image (1, 3, H, W) in each ONNX file; → median in ms.
 
