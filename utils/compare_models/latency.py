@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -159,11 +160,18 @@ def _reference_ms() -> float:
 def _start(path: Path, photos: list[Path], threads: int, preprocessing: dict | None) -> dict[str, float]:
     """Load the model and answer the first photo; → ms that loading took, its libraries included, and memory so far."""
     global _predictor, _photos, _images
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     start = time.perf_counter()
     _predictor, _photos, _images = Predictor(path, threads, preprocessing), photos, None
     load_ms = (time.perf_counter() - start) * 1e3
     _answer(photos[0])
     return {"load_ms": load_ms, "peak_rss_mb": _peak_memory()}
+
+
+def _end_with_parent() -> None:
+    """End this process when the notebook's is killed: the pool itself would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _answer(photo: Path) -> int:
