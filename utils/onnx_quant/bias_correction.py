@@ -27,16 +27,7 @@ def correct_biases(float_path: Path, int8_path: Path, images: np.ndarray) -> dic
     model, float_model = onnx.load(int8_path), compose.add_prefix(onnx.load(float_path), TWIN, rename_inputs=False)
     twins = {node.name.removeprefix(TWIN): node for node in float_model.graph.node if node.op_type in SUMMED_AXES}
     layers = [node for node in model.graph.node if node.name in twins and len(node.input) > 2]
-    both = copy.deepcopy(model)
-    both.graph.initializer.extend(float_model.graph.initializer)
-    nodes = list(both.graph.node)
-    del both.graph.node[:], both.graph.output[:]
-    both.graph.node.extend(float_model.graph.node)
-    for node in nodes:
-        both.graph.node.append(node)
-        if node.name in twins and len(node.input) > 2:
-            both.graph.node.extend(_correct_output(both.graph.node[-1], twins[node.name], float_model))
-    both.graph.output.extend(onnx.ValueInfoProto(name=_shift_name(layer)) for layer in layers)
+    both = _join(model, float_model, {layer.name: twins[layer.name] for layer in layers})
     shifts = open_session(both.SerializeToString(), layouts=False).run(None, {model.graph.input[0].name: images})
     for layer, shift in zip(layers, shifts, strict=True):
         _shift_bias(model, layer, shift.ravel())
@@ -45,45 +36,59 @@ def correct_biases(float_path: Path, int8_path: Path, images: np.ndarray) -> dic
     return {layer.name: float(np.abs(shift).max()) for layer, shift in zip(layers, shifts, strict=True)}
 
 
+def _join(model: ModelProto, float_model: ModelProto, twins: dict[str, NodeProto]) -> ModelProto:
+    """Put both graphs into one that corrects each layer with a twin, and whose outputs are the layers' shifts.
+
+    Twins stand, and so run, next to each other: what is compared need not be kept in memory for long.
+    """
+    both, float_nodes, done = copy.deepcopy(model), list(float_model.graph.node), 0
+    both.graph.initializer.extend(float_model.graph.initializer)
+    del both.graph.node[:], both.graph.output[:]
+    for node in model.graph.node:
+        if node.name not in twins:
+            both.graph.node.append(node)
+            continue
+        twin = twins[node.name]
+        activation = _activation(float_model, twin)
+        until = max(done, float_nodes.index(activation or twin) + 1)
+        both.graph.node.extend(float_nodes[done:until])
+        done = until
+        both.graph.node.extend(_correct_output(node, twin, activation))
+        both.graph.output.append(onnx.ValueInfoProto(name=_shift_name(node)))
+    both.graph.node.extend(float_nodes[done:])
+    return both
+
+
+def _activation(float_model: ModelProto, twin: NodeProto) -> NodeProto | None:
+    """Find the Relu or Clip that alone reads a twin's output."""
+    readers = [node for node in float_model.graph.node if twin.output[0] in node.input]
+    return readers[0] if len(readers) == 1 and readers[0].op_type in CLIPPING else None
+
+
 def _shift_name(layer: NodeProto) -> str:
     return f"{layer.name}/shift"
 
 
-def _correct_output(layer: NodeProto, twin: NodeProto, float_model: ModelProto) -> list[NodeProto]:
-    """Write nodes that add, per channel, what a layer's output lacks on average of its twin's; changes the layer."""
-    corrected, raw, difference = layer.output[0], f"{layer.name}/raw", f"{layer.name}/difference"
-    layer.output[0] = raw
-    readers = [node for node in float_model.graph.node if twin.output[0] in node.input]
-    if len(readers) == 1 and readers[0].op_type in CLIPPING:
-        mean = _mean_where_equal(layer, difference, twin.output[0], readers[0].output[0])
-    else:
-        mean = [helper.make_node("ReduceMean", [difference, _axes_name(layer)], [_shift_name(layer)])]
-    axes = np.array(SUMMED_AXES[layer.op_type])
+def _correct_output(layer: NodeProto, twin: NodeProto, activation: NodeProto | None) -> list[NodeProto]:
+    """Write a layer, and nodes that add to its output what it lacks, on average per channel, of its twin's."""
+    scope, measured = layer.name, copy.deepcopy(layer)
+    measured.output[0], float_output = f"{scope}/raw", twin.output[0]
+    passed = activation.output[0] if activation else float_output  # equal to the twin's output where it counts
+    axes = numpy_helper.from_array(np.array(SUMMED_AXES[layer.op_type]))
     return [
-        helper.make_node("Sub", [twin.output[0], raw], [difference]),
-        helper.make_node("Constant", [], [_axes_name(layer)], value=numpy_helper.from_array(axes)),
-        *mean,
-        helper.make_node("Add", [raw, _shift_name(layer)], [corrected]),
-    ]
-
-
-def _mean_where_equal(layer: NodeProto, values: str, before: str, after: str) -> list[NodeProto]:
-    """Write nodes for the mean of `values` per channel where an activation leaves its input as it is."""
-    scope, axes = layer.name, _axes_name(layer)
-    return [
-        helper.make_node("Equal", [before, after], [f"{scope}/passed"]),
-        helper.make_node("Cast", [f"{scope}/passed"], [f"{scope}/weights"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [values, f"{scope}/weights"], [f"{scope}/weighted"]),
-        helper.make_node("ReduceSum", [f"{scope}/weighted", axes], [f"{scope}/sum"]),
-        helper.make_node("ReduceSum", [f"{scope}/weights", axes], [f"{scope}/count"]),
+        measured,
+        helper.make_node("Constant", [], [f"{scope}/axes"], value=axes),
         helper.make_node("Constant", [], [f"{scope}/one"], value_float=1.0),
-        helper.make_node("Max", [f"{scope}/count", f"{scope}/one"], [f"{scope}/divisor"]),  # where none passes: 0 / 1
+        helper.make_node("Equal", [float_output, passed], [f"{scope}/counts"]),
+        helper.make_node("Cast", [f"{scope}/counts"], [f"{scope}/weights"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", [f"{scope}/weights", f"{scope}/axes"], [f"{scope}/number"]),
+        helper.make_node("Sub", [float_output, f"{scope}/raw"], [f"{scope}/difference"]),
+        helper.make_node("Mul", [f"{scope}/difference", f"{scope}/weights"], [f"{scope}/lacking"]),
+        helper.make_node("ReduceSum", [f"{scope}/lacking", f"{scope}/axes"], [f"{scope}/sum"]),
+        helper.make_node("Max", [f"{scope}/number", f"{scope}/one"], [f"{scope}/divisor"]),  # where none counts: 0 / 1
         helper.make_node("Div", [f"{scope}/sum", f"{scope}/divisor"], [_shift_name(layer)]),
+        helper.make_node("Add", [f"{scope}/raw", _shift_name(layer)], [layer.output[0]]),
     ]
-
-
-def _axes_name(layer: NodeProto) -> str:
-    return f"{layer.name}/axes"
 
 
 def _shift_bias(model: ModelProto, layer: NodeProto, shift: np.ndarray) -> None:

@@ -61,11 +61,15 @@ class CalibrationSet:
 
     def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: Ranges | None = None):
         self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
-        self.reader = ImageFolderDataReader(make_loader(image_set(index), BATCH))
         self.ranges = ranges or measure_ranges(prepared_path, self.reader)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def reader(self) -> ImageFolderDataReader:
+        """A new reader of these images: one that was read to its end would show ONNX Runtime nothing."""
+        return ImageFolderDataReader(make_loader(self.image_set(self.index), BATCH))
 
     def part(self, rows: np.ndarray) -> "CalibrationSet":
         """Make a set of some of these images, by position; the network does not run again."""

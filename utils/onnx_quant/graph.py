@@ -38,7 +38,7 @@ def flatten_channels_last(model: ModelProto) -> None:
     ONNX Runtime's fast 8-bit kernels work channels last. Flattened channels first, the pooling before runs in a kernel
     five times slower.
     """
-    shapes = _shapes(model)
+    shapes = tensor_shapes(model)
     for flatten in [node for node in model.graph.node if node.op_type in ("Reshape", "Flatten")]:
         gemm = next((node for node in model.graph.node if flatten.output[0] in node.input[:1]), None)
         shape = shapes.get(flatten.input[0], [])
@@ -89,7 +89,7 @@ def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     outputs = constants[layer.input[1]].shape[0 if layer.op_type == "Conv" or _transposes_weights(layer) else 1]
     bias = constants[layer.input[2]] if len(layer.input) > 2 else np.zeros(outputs, np.float32)
-    scale = np.float32(max(np.abs(bias).max(), 1e-6) / 2**30)
+    scale = np.float32(max(np.abs(bias).max(), 0.1) / 2**24)  # as fine as a float, with room for bias correction
     names = [f"{layer.name}_bias_{part}" for part in ("integer", "scale", "float")]
     values = np.rint(bias / np.float64(scale)).astype(np.int32), np.array(scale)
     model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
@@ -104,10 +104,10 @@ def _transposes_weights(node: NodeProto) -> bool:
     return node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def _shapes(model: ModelProto) -> dict[str, list[int]]:
+def tensor_shapes(model: ModelProto) -> dict[str, list[int]]:
     """Map tensors to their shapes, 0 where a dimension is free."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = [*inferred.value_info, *inferred.input]
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
     return {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in values}
 
 

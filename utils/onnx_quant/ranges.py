@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, create_calibrator, save_tensors_data
 
+from utils.onnx_quant.graph import tensor_shapes
 from utils.progress import progress
 from utils.session import open_session
 
@@ -42,9 +43,9 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
     and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose.
     """
     model = onnx.load(model_path)
-    names = sorted(_activations(model_path))
+    names, shapes = sorted(_activations(model_path)), tensor_shapes(model)
     for name in names:
-        _append_range(model, name)
+        _append_range(model, name, shapes[name])
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=f"{name}{end}") for end in ("_low", "_high") for name in names)
     session = open_session(model.SerializeToString(), layouts=False)
@@ -59,8 +60,8 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
 
 
 def _rows_of_image(values: np.ndarray, images: int) -> np.ndarray:
-    """Part values (M,) by image: (N, M / N). Transformers have several rows an image, or one that all images share."""
-    return values.reshape(images, -1) if len(values) % images == 0 else np.tile(values, (images, 1))
+    """Part values (M,) by image: (N, M / N). What does not depend on the image counts for every one."""
+    return values.reshape(images, -1) if values.ndim and len(values) % images == 0 else np.tile(values, (images, 1))
 
 
 def _activations(model_path: Path) -> set[str]:
@@ -71,13 +72,13 @@ def _activations(model_path: Path) -> set[str]:
     return names
 
 
-def _append_range(model: onnx.ModelProto, name: str) -> None:
-    """Add nodes that compute an activation's minimum and maximum along its first axis, the images: (N, …) → (N,)."""
-    axis = f"{name}_axis"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), axis))
-    model.graph.node.append(helper.make_node("Flatten", [name], [f"{name}_flat"], axis=1))
+def _append_range(model: onnx.ModelProto, name: str, shape: list[int]) -> None:
+    """Add nodes that compute an activation's minimum and maximum along its free axis, which the images make: (N,)."""
+    images_axis = shape.index(0) if 0 in shape else None  # attention has it second: query, key and value come first
+    axes = np.array([axis for axis in range(len(shape)) if axis != images_axis], dtype=np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(axes, f"{name}_axes"))
     for operator, end in (("ReduceMin", "_low"), ("ReduceMax", "_high")):
-        model.graph.node.append(helper.make_node(operator, [f"{name}_flat", axis], [f"{name}{end}"], keepdims=0))
+        model.graph.node.append(helper.make_node(operator, [name, f"{name}_axes"], [f"{name}{end}"], keepdims=0))
 
 
 class _OneBatch(CalibrationDataReader):
