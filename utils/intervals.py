@@ -133,23 +133,6 @@ def macro_f1_difference_interval(
     return max(-1.0, min(float(low), rare_low + shift)), min(1.0, max(float(high), rare_high + shift))
 
 
-def recall_differences(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
-) -> np.ndarray:
-    """Recall(second) − recall(first) of each class with its paired 95 % interval; → (C, 3): difference, low, high.
-
-    Of a class without images nothing is known: its interval is −1 to 1.
-    """
-    changes = (second == labels).astype(float) - (first == labels)
-    rows = np.tile([0.0, -1.0, 1.0], (num_classes, 1))
-    for label in np.unique(labels):
-        of_class = labels == label
-        effects = changes[of_class] / of_class.sum()
-        low, high = paired_interval(effects, 1 / of_class.sum(), groups[of_class])
-        rows[label] = effects.sum(), max(-1.0, low), min(1.0, high)
-    return rows
-
-
 def mcnemar_p(fixed: int, broken: int) -> float:
     """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
