@@ -17,10 +17,10 @@ import nbformat
 import psutil
 import pytest
 from conftest import ROOT, fingerprint, run_py
+from nets import to_onnx
 
 import run
 from utils.model import ConvNet
-from utils.onnx_quant.export import export_onnx, write_metadata
 
 REPORT = {
     "dataset": {"images": 2, "classes": {"a": 1, "b": 1}, "groups": 2, "refused": [], "series": []},
@@ -188,8 +188,7 @@ if __name__ == "__main__":
 def test_timed_processes_end_with_a_notebook_that_is_killed(tmp_path, watch):
     model = ConvNet(3).eval()
     preprocessing = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
-    export_onnx(model, 64, tmp_path / "net.onnx")
-    write_metadata(tmp_path / "net.onnx", arch="conv_net", classes=list("abc"), preprocessing=preprocessing)
+    to_onnx(model, tmp_path / "net.onnx", arch="conv_net", classes=list("abc"), preprocessing=preprocessing)
     (tmp_path / "latency.py").write_text(LATENCY)
     photo = ROOT / "data" / "train" / "tomato" / "tomato_00_00.jpg"
     command = [sys.executable, tmp_path / "latency.py", tmp_path / "net.onnx", photo]
