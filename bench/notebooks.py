@@ -3,8 +3,17 @@
 import ast
 import json
 import linecache
+from collections.abc import Sequence
 
 from utils.config import ROOT
+
+
+def run_cells(notebook: str, tags: Sequence[str], names: dict) -> dict:
+    """Execute a notebook's cells that have one of the `tags`, in their order, with the variables `names`; → these."""
+    for cell in _code_cells(notebook):
+        if set(tags) & set(cell["metadata"].get("tags", [])):
+            exec("".join(cell["source"]), names)
+    return names
 
 
 def define(notebook: str, *names: str, edits: dict[str, str] | None = None, **given: object) -> list:
@@ -12,8 +21,7 @@ def define(notebook: str, *names: str, edits: dict[str, str] | None = None, **gi
 
     `given` are the other globals they read. `edits` replace parts of the source, as someone at the notebook might.
     """
-    cells = json.loads((ROOT / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    source = "\n".join("".join(cell["source"]) for cell in _code_cells(notebook))
     for old, new in (edits or {}).items():
         if old not in source:
             raise ValueError(f"{notebook}.ipynb does not say {old!r}")
@@ -36,3 +44,8 @@ def _import(node: ast.stmt, used: set[str]) -> str:
         return ""
     node.names = [alias for alias in node.names if (alias.asname or alias.name).partition(".")[0] in used]
     return ast.unparse(node) if node.names else ""
+
+
+def _code_cells(notebook: str) -> list[dict]:
+    cells = json.loads((ROOT / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]

@@ -55,8 +55,8 @@ def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] =
     """List the recipes to choose from: the number types, the two best of them with the stem in float, two references.
 
     These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. Once it
-    is known which nodes are `sensitive`, up to three more follow that take longer to try: the most sensitive node behind
-    the stem stays in float, or outliers are cut off the ranges (percentile, entropy).
+    is known which nodes are `sensitive`, up to three more follow that take longer to try: the most sensitive node
+    behind the stem stays in float, or outliers are cut off the ranges (percentile, entropy).
     """
     types = type_recipes(cpu)
     stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
