@@ -12,7 +12,7 @@ def output(notebook: str, tag: str, kind: str) -> str:
     """Return the last output of a kind, such as ``text/markdown``, of the cell with this tag."""
     cells = json.loads((ROOT / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if tag in cell["metadata"].get("tags", [])]
-    found = [each["data"][kind] for cell in tagged for each in cell["outputs"] if kind in each.get("data", {})]
+    found = [shown["data"][kind] for cell in tagged for shown in cell["outputs"] if kind in shown.get("data", {})]
     if not found:
         raise SystemExit(f"{notebook}.ipynb has no cell tagged {tag} with an output of {kind}: run it and save it")
     return "".join(found[-1])

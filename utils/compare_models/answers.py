@@ -39,7 +39,6 @@ def answer_all(
     """
     alike: dict[str, list[str]] = {}
     for name, model in models.items():
-        model.check_classes(classes)
         alike.setdefault(repr(model.preprocessing), []).append(name)
     batches: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
@@ -50,7 +49,7 @@ def answer_all(
         for images, _ in progress(loader, "answers"):
             for name in names:
                 logits = models[name](images.numpy())
-                models[name].check_width(logits, classes)
+                models[name].check_classes(classes, logits)
                 batches[name].append(logits)
     return {name: np.concatenate(parts) for name, parts in batches.items()}
 

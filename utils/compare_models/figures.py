@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from utils.plots import COLORS, MODEL_COLORS
 
@@ -38,12 +38,8 @@ def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Ax
     label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
     corner = {"transform": ax.transAxes, "ha": "right", "va": "top", "bbox": LABEL_BOX}
     ax.text(0.98, 0.97, label, color=MODEL_COLORS["int8"], weight="bold", **corner)
-    ax.set(
-        xlabel="margin: largest probability − second largest, of the float model",
-        ylabel="images",
-        xlim=(0, 1),
-        ylim=(0.7, None),
-    )
+    ax.set(xlim=(0, 1), ylim=(0.7, None), ylabel="images")
+    ax.set_xlabel("margin: largest probability − second largest, of the float model")
     return ax
 
 
@@ -62,7 +58,6 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.minorticks_off()
     ax.set(xlabel="images a call", ylabel="ms an image (median)")
     return ax
@@ -103,7 +98,8 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, a
         step = step + 1 if row["latency_ms"] - before < 0.25 * slowest else 0  # apart, where latencies are close
         before = row["latency_ms"]
         height = 18 + 30 * step if labels_above else -44 - 30 * step
-        _label(ax, f"{name}\n{row['bytes'] / 1000:,.0f} kB", (before, row["score"]), height, colors[name])
+        label = {"xytext": (8, height), "textcoords": "offset points", "color": colors[name], "bbox": LABEL_BOX}
+        ax.annotate(f"{name}\n{row['bytes'] / 1000:,.0f} kB", (before, row["score"]), **label)
     ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(bottom - 0.05, 1.05))
     ax.set_xlim(0, 1.35 * slowest)
     return ax
@@ -114,9 +110,3 @@ def _shade(ax: Axes, latency: float, score: float) -> None:
     ax.fill_between([0, latency], score, 1.1, color=COLORS[2], alpha=0.08, lw=0)
     ax.plot([0, latency, latency], [score, score, 1.1], color=COLORS[2], lw=1, ls=":")
     ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])
-
-
-def _label(ax: Axes, text: str, place: tuple[float, float], height: float, color: str) -> None:
-    """Write a text so many points above a place, or below it."""
-    offset = {"xytext": (8, height), "textcoords": "offset points"}
-    ax.annotate(text, place, **offset, color=color, bbox=LABEL_BOX)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,52 +24,42 @@ MAX_CALLS = 200  # per visit
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # of torch's threads
 
 
-class TimedModel:
-    """A model file and the photos that it answers."""
-
-    def __init__(self, path: Path, photos: Sequence[Path], preprocessing: dict | None):
-        self.predictor, self.photos = Predictor(path, THREADS, preprocessing), photos
-
-    @cached_property
-    def images(self) -> np.ndarray:
-        """The photos as the model takes them: float32 (N, 3, S, S)."""
-        return np.stack([read_input(photo, self.predictor.preprocessing) for photo in self.photos])
-
-    def answer(self, number: int = 0) -> int:
-        """Take the photo of this number, counted round and round, and answer with the position of its class."""
-        photo = self.photos[number % len(self.photos)]
-        return int(self.predictor.run(read_input(photo, self.predictor.preprocessing)[None])[0].argmax())
-
-    def time_task(self, task: int | str, warm: bool) -> list[float]:
-        """Time calls in ms: of a batch of so many images, or from photo to answer."""
-        if task == PHOTO:
-            numbers = itertools.count()
-            return time_calls(lambda: self.answer(next(numbers)), warm)
-        batch = np.resize(self.images, (task, *self.images.shape[1:]))
-        return time_calls(lambda: self.predictor.run(batch), warm)
-
-
 def start(path: Path, photos: Sequence[Path], preprocessing: dict | None) -> dict[str, float]:
     """Load the model and answer the first photo; → ms that loading took, its libraries included, and memory so far."""
-    global _model
+    global _predictor, _photos
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(PASSIVE_WAITING)  # read when torch is imported, which is below
     begin = time.perf_counter()
-    _model = TimedModel(path, photos, preprocessing)
+    _predictor, _photos = Predictor(path, THREADS, preprocessing), photos
     load_ms = (time.perf_counter() - begin) * 1e3
-    _model.answer()
+    answer(photos[0])
     return {"load_ms": load_ms, "peak_rss_mb": peak_memory()}
 
 
 def _end_with_parent() -> None:
-    """End when the process that measures is killed, which otherwise would leave this one waiting for ever."""
+    """End when the process that measures is killed: the pool itself would wait for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
+def answer(photo: Path) -> int:
+    """Take a photo from the disk and answer with the position of its class."""
+    return int(_predictor.run(read_input(photo, _predictor.preprocessing)[None])[0].argmax())
+
+
+@cache
+def prepared_photos() -> np.ndarray:
+    """Give the photos as the model takes them: float32 (N, 3, S, S)."""
+    return np.stack([read_input(photo, _predictor.preprocessing) for photo in _photos])
+
+
 def time_task(task: int | str, warm: bool) -> list[float]:
-    """Time a task with the model that `start` loaded; → ms of each call."""
-    return _model.time_task(task, warm)
+    """Time calls in ms: of a batch of so many images, or from photo to answer."""
+    if task == PHOTO:
+        photos = itertools.cycle(_photos)
+        return time_calls(lambda: answer(next(photos)), warm)
+    batch = np.resize(prepared_photos(), (task, *prepared_photos().shape[1:]))
+    return time_calls(lambda: _predictor.run(batch), warm)
 
 
 def time_calls(call: Callable[[], object], warm: bool) -> list[float]:

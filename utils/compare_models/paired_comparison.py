@@ -36,7 +36,7 @@ def compare_answers(index: pd.DataFrame, reference: np.ndarray, logits: np.ndarr
         "macro_f1_delta": scores[1] - scores[0],
         "macro_f1_delta_ci95": macro_f1_difference_interval(labels, first, second, len(classes), groups),
         "recall_delta": dict(zip(classes, recall.tolist(), strict=True)),
-        "ece": [expected_calibration_error(softmax(each, axis=1), labels) for each in (reference, logits)],
+        "ece": [expected_calibration_error(softmax(outputs, axis=1), labels) for outputs in (reference, logits)],
     }
 
 

@@ -90,17 +90,14 @@ class Predictor:
             )
         return {name: known[name] for name in sorted(PREPROCESSING)}
 
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Raise InputError when the file names other classes, or in another order."""
+    def check_classes(self, classes: Sequence[str], logits: np.ndarray) -> None:
+        """Raise InputError when the file names other classes, or in another order, or its logits are not (N, C)."""
         known = self.details.get("classes")
         if isinstance(known, list) and known != list(classes):
             raise InputError(
                 f"{relative(self.path)} answers with {listing(known)}, but the folder holds "
                 f"{listing(classes)}: give the folder it was trained for, its classes in alphabetical order"
             )
-
-    def check_width(self, logits: np.ndarray, classes: Sequence[str]) -> None:
-        """Raise InputError when logits are not (N, C)."""
         if logits.ndim != 2 or logits.shape[1] != len(classes):
             raise InputError(
                 f"{relative(self.path)} answers with shape {logits.shape}, but the folder holds {len(classes)} classes "

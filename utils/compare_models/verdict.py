@@ -95,6 +95,6 @@ def _recall_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list
 
 def _largest(losses: dict[str, float], precision: str) -> str:
     """Name the class that loses most, and say how many lose too much beside it."""
-    name, others = max(losses, key=losses.get), len(losses) - 1
-    beside = f" (as {others} more minority {'class does' if others == 1 else 'classes do'})" if others else ""
-    return f"{losses[name]:{precision}} of {name}'s recall{beside}"
+    name = max(losses, key=losses.get)
+    others = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+    return f"{losses[name]:{precision}} of {name}'s recall{others}"
