@@ -55,8 +55,8 @@ def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] =
     """List the recipes to choose from: the number types, the two best of them with the stem in float, two references.
 
     These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. Once it
-    is known which nodes are `sensitive`, three more follow that take longer to try: the most sensitive node stays in
-    float, or outliers are cut off the ranges (percentile, entropy).
+    is known which nodes are `sensitive`, up to three more follow that take longer to try: the most sensitive node
+    behind the stem stays in float, or outliers are cut off the ranges (percentile, entropy).
     """
     types = type_recipes(cpu)
     stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
@@ -64,6 +64,8 @@ def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] =
     first = [*types, *spared, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
     if not sensitive:
         return first
-    node_in_float = types[0]._replace(nodes_to_exclude=(sensitive[0],), note=f"{sensitive[0]} in float")
-    methods = CalibrationMethod.Percentile, CalibrationMethod.Entropy
-    return [*first, node_in_float, *(types[0]._replace(calibrate_method=method) for method in methods)]
+    further = [types[0]._replace(calibrate_method=CalibrationMethod[name]) for name in ("Percentile", "Entropy")]
+    outside = [name for name in sensitive if name not in stem_nodes]  # the stem has its candidates above
+    if outside:
+        further.insert(0, types[0]._replace(nodes_to_exclude=(outside[0],), note=f"{outside[0]} in float"))
+    return [*first, *further]
