@@ -89,7 +89,7 @@ def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     outputs = constants[layer.input[1]].shape[0 if layer.op_type == "Conv" or _transposes_weights(layer) else 1]
     bias = constants[layer.input[2]] if len(layer.input) > 2 else np.zeros(outputs, np.float32)
-    scale = np.float32(max(np.abs(bias).max(), 1e-6) / 2**30)
+    scale = np.float32(max(np.abs(bias).max(), 0.1) / 2**24)  # as fine as a float, with room for bias correction
     names = [f"{layer.name}_bias_{part}" for part in ("integer", "scale", "float")]
     values = np.rint(bias / np.float64(scale)).astype(np.int32), np.array(scale)
     model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
