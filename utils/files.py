@@ -95,8 +95,8 @@ def likely_cause(path: str | Path) -> str:
 def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], object]) -> object:
     """Return what an earlier run found from the same parts, or compute it and write it down in the JSON file `cache`.
 
-    A part is known by its bytes (a file), by its source (a function, such as one defined in a notebook), or by its
-    text. All code in utils and the versions of what computes count, too.
+    A part is known by its bytes (a file), by its source and the settings that it reads (a function, such as one defined
+    in a notebook), or by its text. All code in utils and the versions of what computes count, too.
     """
     key = fingerprint(parts)
     try:
@@ -120,4 +120,7 @@ def fingerprint(parts: Sequence[object]) -> str:
 def _text(part: object) -> str:
     if isinstance(part, Path):
         return sha256(part)
-    return inspect.getsource(part) if inspect.isfunction(part) else repr(part)
+    if not inspect.isfunction(part):
+        return repr(part)
+    settings = {name: value for name, value in inspect.getclosurevars(part).globals.items() if name.isupper()}
+    return f"{inspect.getsource(part)}{settings}"
