@@ -83,5 +83,5 @@ def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndar
     logits = {name: [] for name in sessions}
     for images, _ in make_loader(held_out, batch_size=32):
         for name, session in sessions.items():
-            logits[name] += session.run(None, {"input": images.numpy()})
+            logits[name].append(session.run(None, {"input": images.numpy()})[0])
     return {name: np.concatenate(batches) for name, batches in logits.items()}
