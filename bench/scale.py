@@ -52,7 +52,7 @@ def group(images: int, classes: int) -> None:
     index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
     index["pixels"] = index["path"]
     started = time.perf_counter()
-    groups = duplicate_groups(Path(), index, pictures)
+    groups = duplicate_groups(index, pictures)
     print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from utils.eda.duplicates import duplicate_groups, join_copies, pair_scores
-from utils.images import scan_folder
+from utils.images import read_pictures, scan_folder
 
 OBJECTS, COPIES = 12, 3
 # the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
@@ -38,37 +38,39 @@ def photos(tmp_path_factory):
             for copy in range(COPIES):
                 near_copy(image, generator).save(folder / name / f"{number:02d}_{copy}.jpg", quality=85)
     index, _ = scan_folder(folder)
-    return folder, index.assign(object=index["path"].str.rsplit("_", n=1).str[0])
+    return index.assign(object=index["path"].str.rsplit("_", n=1).str[0]), read_pictures(folder, index)
 
 
 def test_near_copies_get_one_group(photos):
-    folder, index = photos
-    assert (duplicate_groups(folder, index).groupby(index["object"]).nunique() == 1).all()
+    index, pictures = photos
+    assert (duplicate_groups(index, pictures).groupby(index["object"]).nunique() == 1).all()
 
 
 def test_distinct_objects_and_classes_stay_apart(photos):
-    folder, index = photos
-    groups = duplicate_groups(folder, index)
+    index, pictures = photos
+    groups = duplicate_groups(index, pictures)
     assert groups.nunique() >= APART * index["object"].nunique()
     assert (index["class"].groupby(groups).nunique() == 1).all()
 
 
 def test_without_copies_nearly_every_image_is_alone(photos):
-    folder, index = photos
-    index = index[index["path"].str.endswith("_0.jpg")].reset_index(drop=True)
-    assert duplicate_groups(folder, index).nunique() >= APART * len(index)
+    index, pictures = photos
+    first = index["path"].str.endswith("_0.jpg")
+    alone = index[first].reset_index(drop=True)
+    assert duplicate_groups(alone, pictures[first]).nunique() >= APART * len(alone)
 
 
 def test_the_order_of_the_table_does_not_matter(photos):
-    folder, index = photos
+    index, pictures = photos
     shuffled = index.sample(frac=1, random_state=1)
-    groups, same = duplicate_groups(folder, index), duplicate_groups(folder, shuffled).reindex(index.index)
+    groups = duplicate_groups(index, pictures)
+    same = duplicate_groups(shuffled, pictures[shuffled.index]).reindex(index.index)
     assert len(set(zip(groups, same, strict=True))) == groups.nunique() == same.nunique()
 
 
 def test_a_group_is_named_by_its_first_image(photos):
-    folder, index = photos
-    groups = duplicate_groups(folder, index)
+    index, pictures = photos
+    groups = duplicate_groups(index, pictures)
     assert (groups.groupby(groups).apply(lambda group: index["path"][group.index[0]]) == sorted(set(groups))).all()
     assert set(groups) <= set(index["path"])
 
@@ -78,12 +80,12 @@ def test_plain_pictures_are_no_reason_to_stop(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), name).save(tmp_path / name / f"{number}.png")
-    groups = duplicate_groups(tmp_path, scan_folder(tmp_path)[0])
+    index, _ = scan_folder(tmp_path)
+    groups = duplicate_groups(index, read_pictures(tmp_path, index))
     assert list(groups) == [f"{name}/0.png" for name in ("black", "white") for _ in range(3)]
 
 
-def test_exact_copies_are_one_group_across_classes_and_formats(photos, tmp_path):
-    _, index = photos
+def test_exact_copies_are_one_group_across_classes_and_formats(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     picture = draw(np.random.default_rng(1))

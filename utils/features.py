@@ -34,19 +34,21 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
     is several times faster than torch.
     """
     folder = cache / fingerprint(model) if cache else None
-    known = _read_keys(folder)
-    keys, new, run = [], {}, None
+    stored = _find_rows(folder)
+    keys, known, computed, run = [], set(stored), {}, None
     for images, _ in loader:
-        batch = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
-        missing = {key: position for position, key in enumerate(batch) if key not in known and key not in new}
+        batch_keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
+        missing = {key: position for position, key in enumerate(batch_keys) if key not in known}
         if missing:
-            run = run or _compile(model, images)
+            run = run or _compile(model, images)  # only now: an export takes seconds
             with one_thread_if_small(model):
-                new |= dict(zip(missing, run(images[list(missing.values())]), strict=True))
-        keys += batch
-    if new and folder:
-        _write(folder, new)
-    return np.stack(_collect(keys, new, known))
+                computed.update(zip(missing, run(images[list(missing.values())]), strict=True))
+        keys += batch_keys
+        known.update(batch_keys)
+    if computed and folder:
+        _write_rows(folder, computed)
+    rows = computed | _read_rows({key: stored[key] for key in keys if key not in computed})
+    return np.stack([rows[key] for key in keys])
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -66,36 +68,39 @@ def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
-    trial = (torch.zeros(2, *images.shape[1:]),)
-    shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "input_names": ["input"], "verbose": False}
+    trial, dynamic = (torch.zeros(2, *images.shape[1:]),), ({0: torch.export.Dim("batch")},)
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        session = open_session(torch.onnx.export(body, trial, **shapes).model_proto.SerializeToString())
+        exported = torch.onnx.export(body, trial, input_names=["input"], dynamic_shapes=dynamic, verbose=False)
+    session = open_session(exported.model_proto.SerializeToString())
     return lambda images: session.run(None, {"input": images.numpy()})[0]
 
 
-def _read_keys(folder: Path | None) -> dict[str, tuple[Path, int]]:
-    """Say for each image known where its row lies; a file that cannot be read is as good as none."""
-    known = {}
-    for path in sorted(folder.glob("*.npz")) if folder else ():
+def _find_rows(folder: Path | None) -> dict[str, tuple[Path, int]]:
+    """Find the file and the position of each image's row, by key; a file that cannot be read is removed."""
+    places = {}
+    for path in sorted(folder.glob("*.npz")) if folder else []:
         try:
             with np.load(path) as file:
-                known |= {key: (path, position) for position, key in enumerate(file["keys"].tolist())}
+                keys = file["keys"].tolist()
         except Exception:  # numpy raises zip, EOF and value errors alike
             path.unlink(missing_ok=True)
-    return known
+            continue
+        places.update((key, (path, position)) for position, key in enumerate(keys))
+    return places
 
 
-def _write(folder: Path, rows: dict[str, np.ndarray]) -> None:
+def _write_rows(folder: Path, rows: dict[str, np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b("".join(rows).encode(), digest_size=8).hexdigest()
     with whole_file(folder / f"{name}.npz") as path:
         np.savez(path, keys=np.array(list(rows)), rows=np.stack(list(rows.values())))
 
 
-def _collect(keys: list[str], new: dict[str, np.ndarray], known: dict[str, tuple[Path, int]]) -> list[np.ndarray]:
-    rows = {}
-    for path in sorted({known[key][0] for key in keys if key not in new}):
+def _read_rows(places: dict[str, tuple[Path, int]]) -> dict[str, np.ndarray]:
+    """Read the rows at these places, by key; every file is opened once."""
+    contents = {}
+    for path in {path for path, _ in places.values()}:
         with np.load(path) as file:
-            rows[path] = file["rows"]
-    return [new[key] if key in new else rows[known[key][0]][known[key][1]] for key in keys]
+            contents[path] = file["rows"]
+    return {key: contents[path][position] for key, (path, position) in places.items()}

@@ -43,11 +43,12 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     files = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = pool.map(lambda item: _describe(folder, *item), files)
+        rows = pool.map(lambda item: _describe(folder, class_name=item[0], path=item[1]), files)
         table = pd.DataFrame(progress(rows, "decode", len(files)), columns=COLUMNS)
     table = table.sort_values("path", ignore_index=True)
-    good = table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True)
-    refused = table.loc[table["reason"] != "", ["path", "class", "reason", "sha256"]].reset_index(drop=True)
+    readable = table["reason"] == ""
+    good = table[readable].drop(columns="reason").reset_index(drop=True)
+    refused = table.loc[~readable, ["path", "class", "reason", "sha256"]].reset_index(drop=True)
     _stop_at_empty_classes(folder, good, refused)
     return good, refused
 
@@ -106,14 +107,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _describe(folder: Path, class_name: str, path: Path) -> tuple:
+    """Make a row of the table, COLUMNS."""
     name = path.relative_to(folder).as_posix()
     try:
         picture = read_image(path)
-        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-        with Image.open(path) as image:
-            return name, class_name, *picture.size, image.mode, sha256(path), pixels, ""
     except InputError as error:
-        return name, class_name, 0, 0, "", sha256(path), "", str(error).removeprefix(f"{relative(path)}: ")
+        reason = str(error).removeprefix(f"{relative(path)}: ")
+        return name, class_name, 0, 0, "", sha256(path), "", reason
+    pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+    with Image.open(path) as image:
+        mode = image.mode  # of the file: the picture is RGB in any case
+    return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
 
 
 def _visible(entry: os.DirEntry) -> bool:

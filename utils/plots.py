@@ -1,5 +1,6 @@
 """Figures from arrays: every function draws into `ax` (default: the current axes) and returns it."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -31,33 +32,36 @@ def use_style() -> None:
     )
 
 
-def class_counts(counts: pd.Series, highlight: Sequence[str] = (), ax: Axes | None = None) -> Axes:
-    """Draw images per class as bars with their numbers; highlighted classes are dark."""
+def bars(amounts: pd.Series, highlight: Sequence[str] = (), unit: str = "images", ax: Axes | None = None) -> Axes:
+    """Draw a bar with its number for each row; the rows named by `highlight` have a color of their own."""
     ax = ax or plt.gca()
-    bars = ax.barh(counts.index, counts, color=[COLORS[1] if name in highlight else COLORS[0] for name in counts.index])
-    ax.bar_label(bars, padding=3)
-    ax.set(xlabel="images", xlim=(0, counts.max() * 1.12), ylim=(len(counts) - 0.4, -0.6))
+    colors = [COLORS[1] if name in highlight else COLORS[0] for name in amounts.index]
+    ax.bar_label(ax.barh(amounts.index, amounts, color=colors), padding=3)
+    ax.set(xlabel=unit, xlim=(0, amounts.max() * 1.12), ylim=(len(amounts) - 0.4, -0.6))
     return ax
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
     """Lay images (H, W, 3) out in one axes, row by row, each below its title of one line or more."""
     ax = ax or plt.gca()
-    lines = [line for title in titles for line in title.split("\n")]
-    rows, band = -(-len(images) // columns), 0.14 * max(1, -(-len(lines) // max(1, len(titles))))
-    cell = min(ax.bbox.width / columns, ax.bbox.height / rows / (0.86 + band)) * 72 / ax.figure.dpi  # points
-    font_size = np.clip(1.7 * cell / max(map(len, lines), default=1), 4, 8)  # a long title has to fit
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    letters = max((len(line) for title in titles for line in title.split("\n")), default=1)
+    rows, title_height = math.ceil(len(images) / columns), 0.14 * lines  # in units of a cell's width
+    row_height = 0.86 + title_height
+    cell = min(ax.bbox.width / columns, ax.bbox.height / rows / row_height) * 72 / ax.figure.dpi  # points
+    font_size = np.clip(1.7 * cell / letters, 4, 8)  # a long title has to fit
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
-        column, top = position % columns, position // columns * (0.86 + band) + band
+        row, column = divmod(position, columns)
+        top = row * row_height + title_height
         ax.imshow(image, extent=(column + 0.08, column + 0.92, top + 0.84, top))
         ax.text(column + 0.5, top - 0.02, title, ha="center", va="bottom", fontsize=font_size)
-    ax.set(xlim=(0, columns), ylim=(rows * (0.86 + band), 0), aspect="equal")
+    ax.set(xlim=(0, columns), ylim=(rows * row_height, 0), aspect="equal")
     ax.axis("off")
     return ax
 
 
 def contact_sheet(rows: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
-    """Show sets of images, each (n, S, S, 3), as one row each, its title at the left; `columns` images at most."""
+    """Show each set of images (n, S, S, 3) as a row of at most `columns` images, with its title at the left."""
     ax = ax or plt.gca()
     for row, (images, title) in enumerate(zip(rows, titles, strict=True)):
         for column, image in enumerate(images[:columns]):
@@ -82,12 +86,14 @@ def most_confused(counts: pd.DataFrame, limit: int = 12) -> pd.DataFrame:
 def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw a table of counts as shaded cells with their numbers (up to 20 rows); shades compare within a row."""
     ax = ax or plt.gca()
-    shares = values.to_numpy() / np.maximum(values.to_numpy().sum(axis=1, keepdims=True), 1)
+    counts = values.to_numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(values.to_numpy() if len(values) <= 20 else np.empty((0, 0))):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
-    step = -(-values.shape[1] // 20)  # more labels than that would run into each other
+    if len(counts) <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
+    step = math.ceil(values.shape[1] / 20)  # more labels than that would run into each other
     ax.set_xticks(range(0, values.shape[1], step), values.columns[::step])
     ax.set_yticks(range(values.shape[0]), values.index)
     ax.set(xlabel=values.columns.name, ylabel=values.index.name)

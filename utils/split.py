@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics.cluster import pair_confusion_matrix
 
 from utils.config import SEED, InputError, listing, relative
 from utils.files import sha256, whole_file
@@ -42,7 +43,7 @@ def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
 def series_classes(index: pd.DataFrame) -> list[str]:
     """Name the classes that have fewer than three groups, so that a part of the split cannot have one of its own."""
     groups = index.groupby("class")["group"].nunique()
-    return list(groups.index[groups < 3])
+    return list(groups.index[groups < len(PARTS)])
 
 
 def separable_groups(index: pd.DataFrame) -> pd.Series:
@@ -100,9 +101,10 @@ def _frames(index: pd.DataFrame, name: str) -> pd.Series:
 
 def _split_series(total: int, generator: np.random.Generator) -> np.ndarray:
     """Cut frames 70:15:15 on a circle, as a turntable's last frame resembles its first: train, gap, test, gap."""
-    test, valid = (max(1, round(PARTS[part] * total)) for part in ("test", "valid"))
+    test, valid = max(1, round(PARTS["test"] * total)), max(1, round(PARTS["valid"] * total))
     parts = ["valid"] * (valid - valid // 2) + ["test"] * test + ["valid"] * (valid // 2)
-    return np.roll(np.array(parts + ["train"] * (total - len(parts))), generator.integers(total))
+    parts += ["train"] * (total - len(parts))
+    return np.roll(parts, generator.integers(total))
 
 
 def _assign_groups(
@@ -114,22 +116,22 @@ def _assign_groups(
     """Extend `part_of_group` by one class's groups; a group that another class has assigned stays where it is."""
     sizes = groups.value_counts(sort=False)
     missing = {part: share * len(groups) for part, share in PARTS.items()}
-    first = ["test", "valid"]
+    without = ["test", "valid"]  # parts that get a group of this class before any gets a second one
     known = [group for group in sizes.index if group in part_of_group]
     new = generator.permutation(sorted(set(sizes.index) - set(known)))
     new = sorted(new, key=lambda group: sizes[group] > len(groups) / 2)  # what most images show is to be trained on
     for group in [*known, *new]:
         if group not in part_of_group:
-            fullest = max(missing, key=lambda part: (round(missing[part], 6), missing_of_all[part]))
-            part_of_group[group] = first.pop() if first else fullest
+            emptiest = max(missing, key=lambda part: (round(missing[part], 6), missing_of_all[part]))
+            part_of_group[group] = without.pop() if without else emptiest
         missing[part_of_group[group]] -= sizes[group]
         missing_of_all[part_of_group[group]] -= sizes[group]
 
 
 def count_leaks(groups: pd.Series, split: pd.Series) -> int:
     """Count the pairs of images of one group that lie in different parts of the split."""
-    pairs = lambda sizes: int((sizes * (sizes - 1) // 2).sum())  # noqa: E731
-    return pairs(groups.value_counts()) - pairs(pd.DataFrame({"group": groups, "split": split}).value_counts())
+    pairs = pair_confusion_matrix(groups, split)
+    return int(pairs[1, 0]) // 2  # together by group, apart by part; every pair is counted twice
 
 
 def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
@@ -150,16 +152,17 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
         index = pd.read_csv(path, keep_default_na=False, dtype=str, usecols=MANIFEST)
     except ValueError as error:
         raise InputError(f"{relative(path)} cannot be read ({error}): run EDA.ipynb again") from None
-    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
-    known = set(index["path"])
-    problems = [f"missing: {name}" for name in sorted(known - set(on_disk))]
-    problems += [f"new: {name}" for name in sorted(set(on_disk) - known)]
-    problems += [
-        f"changed: {name}"
-        for name, digest in zip(index["path"], index["sha256"], strict=True)
-        if name in on_disk and sha256(on_disk[name]) != digest
-    ]
-    if problems:
-        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+    changes = _list_changes(folder, index)
+    if changes:
+        shown = "; ".join(changes[:20]) + (f"; and {len(changes) - 20} more" if len(changes) > 20 else "")
         raise InputError(f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
     return index[index["split"] != REFUSED].reset_index(drop=True)
+
+
+def _list_changes(folder: Path, index: pd.DataFrame) -> list[str]:
+    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
+    digests = dict(zip(index["path"], index["sha256"], strict=True))
+    changes = [f"missing: {name}" for name in sorted(set(digests) - set(on_disk))]
+    changes += [f"new: {name}" for name in sorted(set(on_disk) - set(digests))]
+    both = [name for name in digests if name in on_disk]
+    return changes + [f"changed: {name}" for name in both if sha256(on_disk[name]) != digests[name]]

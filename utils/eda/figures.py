@@ -1,7 +1,5 @@
 """EDA's figures: every function draws arrays into `ax` (default: the current axes) and returns it."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,41 +9,40 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from utils.plots import COLORS
 
 
-def scatter(points: np.ndarray, names: Sequence[str], colors: Sequence[str] = COLORS, ax: Axes | None = None) -> Axes:
+def scatter(points: np.ndarray, names: pd.Series, ax: Axes | None = None) -> Axes:
     """Draw points (N, 2) coloured by name, each name written at the middle of its points (up to 20 names)."""
     ax = ax or plt.gca()
-    names = np.asarray(names)
-    for position, name in enumerate(np.unique(names)):
-        color = colors[position % len(colors)]
-        ax.scatter(*points[names == name].T, s=14, color=color, alpha=0.6, linewidths=0)
-        middle = np.median(points[names == name], axis=0)
+    known = np.unique(names)
+    for position, name in enumerate(known):
+        color, own = COLORS[position % len(COLORS)], points[names == name]
+        ax.scatter(own[:, 0], own[:, 1], s=14, color=color, alpha=0.6, linewidths=0)
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": color, "alpha": 0.8}
-        if len(np.unique(names)) <= 20:
-            ax.annotate(str(name), middle, ha="center", va="center", color=color, weight="bold", bbox=box, zorder=1000)
+        if len(known) <= 20:
+            x, y = np.median(own, axis=0)
+            ax.text(x, y, name, ha="center", va="center", color=color, weight="bold", bbox=box, zorder=1000)
     return ax
 
 
-def thumbnails(
-    points: np.ndarray, images: np.ndarray, count: int = 80, zoom: float = 0.4, ax: Axes | None = None
-) -> Axes:
-    """Draw images (N, S, S, 3) at their points (N, 2): at most `count`, and none that would cover another."""
+def thumbnails(points: np.ndarray, images: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Draw images (N, S, S, 3) at their points (N, 2): at most 80, and none that would cover another."""
     ax = ax or plt.gca()
     spread = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
     shown: list[int] = []
     for position in range(len(points)):
         free = all(np.abs(spread[position] - spread[other]).max() > 0.055 for other in shown)
-        if free and len(shown) < count:
+        if free and len(shown) < 80:
             shown.append(position)
-            box = OffsetImage(images[position], zoom=zoom)
+            box = OffsetImage(images[position], zoom=0.4)
             ax.add_artist(AnnotationBbox(box, points[position], frameon=False))
     return ax
 
 
 def lower_bounds(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what a perfect score would leave open: for each row, one bar per column from the lower bound to 1."""
+    """Draw what a perfect score would leave open: a bar for each row and column (two), from the lower bound to 1."""
     ax = ax or plt.gca()
-    for (name, lows), height, color in zip(bounds.items(), (0.7, 0.35), (COLORS[5], COLORS[0]), strict=True):
-        ax.barh(bounds.index, 1 - lows, left=lows, height=height, color=color, label=name)
+    outer, inner = bounds.columns
+    ax.barh(bounds.index, 1 - bounds[outer], left=bounds[outer], height=0.7, color=COLORS[5], label=outer)
+    ax.barh(bounds.index, 1 - bounds[inner], left=bounds[inner], height=0.35, color=COLORS[0], label=inner)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     ax.set(xlim=(0, 1), ylim=(len(bounds) - 0.4, -0.6))
     return ax

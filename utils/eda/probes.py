@@ -5,13 +5,14 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
 
 from utils.config import SEED
 from utils.cross_validation import grouped_folds
 from utils.metrics import macro_f1
 
 COMPONENTS = 100
-CHUNK = 20_000_000  # numbers that a step of the permutation test holds
+TARGETS_IN_MEMORY = 20_000_000  # of the permutation test: images times classes times permutations
 
 
 def compact(features: np.ndarray) -> np.ndarray:
@@ -27,8 +28,9 @@ def compact(features: np.ndarray) -> np.ndarray:
 def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:
     """Probability that features without any knowledge of the classes do as well (Ojala and Garriga 2010, test 1).
 
-    Whole groups swap their labels. The score is macro-F1 of a ridge classifier, which is solved for many permutations
-    at once; its penalty is the mean squared length of a row.
+    Whole groups swap their labels, which scikit-learn's `permutation_test_score` cannot do: it permutes within groups.
+    The score is macro-F1 of a ridge classifier, which is solved for many permutations at once; its penalty is the mean
+    squared length of a row.
     """
     generator = np.random.default_rng(SEED)
     names, members = np.unique(groups, return_inverse=True)
@@ -36,8 +38,8 @@ def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
     of_group[members] = labels
     drawn = np.stack([labels, *(generator.permutation(of_group)[members] for _ in range(permutations))])
     folds, classes = grouped_folds(labels, groups), labels.max() + 1
-    chunks = np.array_split(drawn, -(-drawn.size * classes // CHUNK))
-    scores = np.concatenate([_ridge_scores(features, chunk, folds, classes) for chunk in chunks])
+    batches = gen_batches(len(drawn), max(1, TARGETS_IN_MEMORY // (len(labels) * classes)))
+    scores = np.concatenate([_ridge_scores(features, drawn[batch], folds, classes) for batch in batches])
     return float((scores >= scores[0]).mean())
 
 
@@ -48,7 +50,8 @@ def _ridge_scores(features: np.ndarray, drawn: np.ndarray, folds: list, classes:
         targets = np.eye(classes)[drawn[:, train].T].reshape(len(train), -1)
         ridge = Ridge((features**2).sum(axis=1).mean()).fit(features[train], targets)
         predictions[:, test] = ridge.predict(features[test]).reshape(len(test), -1, classes).argmax(axis=2).T
-    return np.array([macro_f1(*pair, classes) for pair in zip(drawn, predictions, strict=True)])
+    scores = [macro_f1(truth, predicted, classes) for truth, predicted in zip(drawn, predictions, strict=True)]
+    return np.array(scores)
 
 
 def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +60,11 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nd
     Confident learning (Northcutt et al. 2021): a class is confident of an image when its out-of-fold probability (N, C)
     reaches the mean over the images that carry this label; a suspect's most probable confident class is not its label.
     """
-    rows = np.arange(len(labels))
-    thresholds = np.array([probabilities[labels == each, each].mean() for each in range(probabilities.shape[1])])
+    classes = range(probabilities.shape[1])
+    thresholds = np.array([probabilities[labels == label, label].mean() for label in classes])
     confident = np.where(probabilities >= thresholds, probabilities, 0)
     other = confident.argmax(axis=1)
-    suspects = rows[(confident.max(axis=1) > 0) & (other != labels)]
+    suspects = np.flatnonzero((confident.max(axis=1) > 0) & (other != labels))
     margin = probabilities[suspects, other[suspects]] - probabilities[suspects, labels[suspects]]
     order = suspects[np.argsort(-margin, kind="stable")]
     return order, other[order]
@@ -70,4 +73,5 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nd
 def outliers(features: np.ndarray, neighbors: int = 5) -> np.ndarray:
     """Rank images by the mean cosine distance to their nearest neighbors, the loneliest first: positions (N,)."""
     nearest = NearestNeighbors(n_neighbors=min(neighbors, len(features) - 1), metric="cosine").fit(features)
-    return np.argsort(-nearest.kneighbors()[0].mean(axis=1), kind="stable")
+    distances, _ = nearest.kneighbors()
+    return np.argsort(-distances.mean(axis=1), kind="stable")

@@ -1,0 +1,27 @@
+"""What EDA finds, in sentences that depend on it."""
+
+from collections.abc import Sequence
+
+from utils.config import listing
+
+
+def describe_leaks(leaks: int, random_leaks: int, series: Sequence[str]) -> str:
+    """Say how many pairs of images of one group the split parts, and which classes, each a `series`, it had to cut."""
+    sentence = f"Pairs of images of one group in different parts: **{leaks}** here, {random_leaks} in a random split."
+    if not series:
+        return sentence
+    return (
+        f"{sentence} **{listing(series)}: fewer than three groups. All images may show one object, which is trained on "
+        "and tested: the test score says nothing about another object.**"
+    )
+
+
+def describe_shortcuts(shortcuts: Sequence[str]) -> str:
+    """Say whether the classes can be told apart by what is not the object."""
+    if not shortcuts:
+        return "None of these tells the classes apart: no shortcut of these kinds was found."
+    return (
+        f"**Warning: {' and '.join(shortcuts)} alone can tell the classes apart far better than chance.** That is no "
+        "fault where the object itself touches the border or differs in color. It is one where only the background or "
+        "the camera differs. Look at the images."
+    )
