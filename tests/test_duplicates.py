@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
+from utils.eda import duplicates
 from utils.eda.duplicates import duplicate_groups, join_copies, pair_scores
 from utils.images import read_pictures, scan_folder
 
@@ -66,6 +67,12 @@ def test_the_order_of_the_table_does_not_matter(photos):
     groups = duplicate_groups(index, pictures)
     same = duplicate_groups(shuffled, pictures[shuffled.index]).reindex(index.index)
     assert len(set(zip(groups, same, strict=True))) == groups.nunique() == same.nunique()
+
+
+def test_images_that_are_compared_in_batches_give_the_same_groups(photos, monkeypatch):
+    at_once = duplicate_groups(*photos)
+    monkeypatch.setattr(duplicates, "BATCH_SIZE", 7)
+    assert duplicate_groups(*photos).equals(at_once)
 
 
 def test_a_group_is_named_by_its_first_image(photos):

@@ -152,7 +152,7 @@ def test_d12_a_copy_in_another_class_is_in_its_group(scanned):
 
 
 def test_d13_three_images_are_one_in_each_part():
-    index = pd.DataFrame({"path": [f"{each}.jpg" for each in range(23)], "class": ["a"] * 20 + ["b"] * 3})
+    index = pd.DataFrame({"path": [f"{number}.jpg" for number in range(23)], "class": ["a"] * 20 + ["b"] * 3})
     index["group"] = index["path"]
     assert set(split_index(index)[index["class"] == "b"]) == {"train", "valid", "test"}
     with pytest.raises(InputError, match=r"too few in b \(2\)"):

@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from utils.cross_validation import out_of_fold
+from utils.eda import probes
 from utils.eda.probes import compact, label_suspects, outliers, permutation_p
 from utils.intervals import detectable_difference, mcnemar_p, repeated_score
 
@@ -23,12 +24,19 @@ def test_knowledge_is_seen_and_ignorance_too(data):
     features, labels, groups = data
     noise = np.random.default_rng(1).normal(size=features.shape)
     linear = LogisticRegression()
-    good, bad = (
-        repeated_score(out_of_fold(linear, each, labels, groups), labels, groups) for each in (features, noise)
-    )
+    good = repeated_score(out_of_fold(linear, features, labels, groups), labels, groups)
+    bad = repeated_score(out_of_fold(linear, noise, labels, groups), labels, groups)
     assert good["low"] > 0.8 > 0.6 > bad["high"] > 1 / 3 > bad["low"]
     assert permutation_p(compact(features), labels, groups) < 0.02
     assert permutation_p(compact(noise), labels, groups) > 0.02
+
+
+def test_permutations_that_are_scored_in_batches_give_the_same_p(data, monkeypatch):
+    features, labels, groups = data
+    noise = compact(np.random.default_rng(1).normal(size=features.shape))
+    at_once = permutation_p(noise, labels, groups)
+    monkeypatch.setattr(probes, "TARGETS_IN_MEMORY", 7 * len(labels) * 3)
+    assert permutation_p(noise, labels, groups) == at_once
 
 
 def test_views_of_one_object_do_not_help(data):
