@@ -7,16 +7,21 @@ python run.py lab                                 open JupyterLab here; its own 
 python run.py test                                lint and test
 """
 
+from __future__ import annotations  # an older Python must get as far as being told that it is too old
+
 import argparse
 import ast
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import venv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +31,7 @@ NEEDED = {"run": "nbclient", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]  # Ctrl-C, a job scheduler, a closed terminal, the same on Windows
 
 
 def main() -> int:
@@ -34,24 +40,63 @@ def main() -> int:
         sys.exit(f"run.py needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a console that lacks a letter is no reason to stop
+    on_stop(lambda number, frame: sys.exit(128 + number))
     # torch's threads sleep while they wait: where others work too, spinning makes them ten times as slow
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = parse_arguments()
     settings = read_settings(arguments) if arguments.command == "run" else {}
     if not arguments.no_venv:
-        set_up([] if arguments.command != "test" else test_requirements())
-        return subprocess.run([VENV_PYTHON, __file__, "--no-venv", *sys.argv[1:]]).returncode
+        set_up(test_requirements() if arguments.command == "test" else [])
+        return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
     if not find_spec(needed := NEEDED[arguments.command]):
         sys.exit(
             f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install what requirements.txt "
             "lists and, for tests, pyproject.toml"
         )
+    end_together(arguments.end_with)
     if arguments.command == "lab":
-        command = [sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter]
-        return subprocess.run(command, cwd=ROOT).returncode
+        os.chdir(ROOT)
+        return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
+
+
+def on_stop(action: Callable[[int, object], None]) -> None:
+    """Call `action` on a signal that asks this process to end, unless it is ignored, as under nohup."""
+    for name in STOPS:
+        number = getattr(signal, name, None)  # no system has all of them
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, action)
+
+
+def hand_over(command: list) -> int:
+    """Let another program take the place of this process, so that signals reach it; → exit code."""
+    if os.name != "nt":
+        os.execv(command[0], command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, both are there: Ctrl-C is for the other one to answer
+    return subprocess.run(command).returncode
+
+
+def end_together(parent: int | None) -> None:
+    """See to it that nothing goes on when this process ends, or the `parent` that waits for it on Windows."""
+    import psutil  # before a signal arrives, and a second one while it is imported
+
+    def stop(number: int, frame: object) -> None:
+        for process in psutil.Process().children(recursive=True):  # a kernel comes before its own children
+            with suppress(psutil.Error):
+                process.kill()
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, b"stopped\n")
+        os._exit(128 + number)  # at once, since a clean-up would write half a notebook
+
+    def follow(process: psutil.Process) -> None:
+        psutil.wait_procs([process])
+        stop(signal.SIGTERM, None)
+
+    on_stop(stop)
+    if parent not in (None, os.getpid()):
+        threading.Thread(target=follow, args=[psutil.Process(parent)], daemon=True).start()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,13 +104,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", choices=["run", "lab", "test"], default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
-    parser.add_argument(
-        "--name", metavar="RUN", help="results go to checkpoints/RUN and runs/RUN (default: DIR's name)"
-    )
+    parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: conv_net (default), efficientnet_lite0, ...")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
+    parser.add_argument("--end-with", type=int, help=argparse.SUPPRESS)  # the process that waits for this one
     arguments, arguments.jupyter = parser.parse_known_args()
     if arguments.jupyter and arguments.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(arguments.jupyter)}")
@@ -74,21 +118,22 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_settings(arguments: argparse.Namespace) -> dict:
     """Turn the options into notebook settings, and stop with one sentence where one makes no sense."""
-    if incomplete := [item for item in arguments.settings if "=" not in item]:
-        sys.exit(f"run.py: -p {incomplete[0]}: expected SETTING=VALUE")
-    settings = dict(item.partition("=")[::2] for item in arguments.settings)
-    settings = {name: literal(value) for name, value in settings.items()}
-    if arguments.data:
-        if not arguments.data.is_dir():
-            sys.exit(
-                f"run.py: --data {arguments.data}: no such folder. Give one that holds a folder of images per class"
-            )
-        settings["DATA"] = str(arguments.data.resolve())
-    given = arguments.name or settings.get("NAME", "")
-    if name := str(given or (arguments.data.resolve().name if arguments.data else "")):
+    settings = {}
+    for item in arguments.settings:
+        name, equals, value = item.partition("=")
+        if not equals:
+            sys.exit(f"run.py: -p {item}: expected SETTING=VALUE")
+        settings[name] = literal(value)
+    folder = arguments.data
+    if folder:
+        if not folder.is_dir():
+            sys.exit(f"run.py: --data {folder}: no such folder. Give one that holds a folder of images per class")
+        settings["DATA"] = str(folder.resolve())
+    name = str(arguments.name or settings.get("NAME") or (folder.resolve().name if folder else ""))
+    if Path(name).name != name or name == "..":
+        sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
+    if name:
         settings["NAME"] = name
-        if Path(name).name != name or name == "..":
-            sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
     if arguments.arch:
         settings["ARCH"] = arguments.arch
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
@@ -113,7 +158,7 @@ def read_notebook(name: str) -> dict:
 def parameters_cell(notebook: dict) -> int:
     """Find the cell tagged ``parameters``."""
     tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
-    return next(position for position, each in enumerate(tags) if "parameters" in each)
+    return next(position for position, names in enumerate(tags) if "parameters" in names)
 
 
 def known_settings(notebook: dict) -> list[str]:
@@ -124,14 +169,15 @@ def known_settings(notebook: dict) -> list[str]:
 
 def test_requirements() -> list[str]:
     """Read what only the tests need from pyproject.toml."""
-    import tomllib  # here, so that an older Python gets as far as being told
+    import tomllib  # here, since an older Python does not have it
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["test"]
 
 
 def set_up(extra: list[str]) -> None:
     """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last."""
-    wanted = {"lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(), **dict.fromkeys(extra, "extra")}
+    wanted = dict.fromkeys(extra, "extra")
+    wanted["lock"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     mark = VENV / "installed.json"
     installed = read_mark(mark) if VENV_PYTHON.exists() else {}
     if wanted.items() <= installed.items():
@@ -160,25 +206,19 @@ def read_mark(mark: Path) -> dict:
 
 def install(requirements: list[str]) -> None:
     """Install with pip, showing which package it is at; what it said stays in .venv/install.log."""
-    command = [
-        VENV_PYTHON,
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        *requirements,
-    ]
+    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *requirements]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     log = VENV / "install.log"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-        )
-        for line in process.stdout:
-            file.write(line)
-            if sys.stdout.isatty() and line.startswith(("Collecting", "Installing")):
-                print(f"\r{line.strip():78.78}", end="", flush=True)
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            for line in process.stdout:
+                text = line.decode(errors="replace").rstrip()
+                print(text, file=file)
+                if sys.stdout.isatty() and text.startswith(("Collecting", "Installing")):
+                    print(f"\r{text:78.78}", end="", flush=True)
+    except BaseException:  # a signal to end, or a full disk
+        process.kill()
+        raise
     if process.wait():
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         sys.exit(
@@ -191,50 +231,68 @@ def install(requirements: list[str]) -> None:
 def run_notebooks(settings: dict, folder: Path) -> int:
     """Execute the notebooks in order into `folder`, a line for each, and print the result; → exit code."""
     folder.mkdir(parents=True, exist_ok=True)
-    report = ROOT / "checkpoints" / settings.get("NAME", "") / "report.json"
+    results = ROOT / "checkpoints" / settings.get("NAME", "")
     for name in NOTEBOOKS:
         print(f"{name:16}", end="", flush=True)
         started = time.perf_counter()
-        if error := execute(name, settings, folder / f"{name}.ipynb"):
-            print(f"stopped\n\n{error}", file=sys.stderr)
+        if failure := execute(name, settings, folder / f"{name}.ipynb"):
+            print(f"stopped\n\n{failure}", file=sys.stderr)
             return 1
-        print(
-            f"{time.perf_counter() - started:5.0f} s   {headline(name, json.loads(report.read_text(encoding='utf-8')))}"
-        )
-    print_result(json.loads(report.read_text(encoding="utf-8")))
-    shown = [path.relative_to(ROOT) if path != ROOT else "the notebooks" for path in (folder, report.parent)]
-    print(f"Plots: {shown[0]}   models, report.json and MODEL_CARD.md: {shown[1]}")
+        report = json.loads((results / "report.json").read_text(encoding="utf-8"))
+        print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report)}")
+    print_result(report)
+    plots = "the notebooks" if folder == ROOT else folder.relative_to(ROOT)
+    print(f"Plots: {plots}   models, report.json and MODEL_CARD.md: {results.relative_to(ROOT)}")
     return 0
 
 
 def execute(name: str, settings: dict, target: Path) -> str | None:
     """Run one notebook with `settings` in place of its own and write it to `target`; → what went wrong, if anything."""
     import nbformat
-    from jupyter_client import AsyncKernelManager
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
-    if own := {key: value for key, value in settings.items() if key in known_settings(notebook)}:
-        lines = [f"{key} = {value!r}" for key, value in own.items()]
-        cell = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
-        notebook.cells.insert(parameters_cell(notebook) + 1, cell)
-    manager = AsyncKernelManager(kernel_name="python3")
-    # this very interpreter, whatever kernels the user has installed
-    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=40", "-f", "{connection_file}"]
-    client = NotebookClient(
-        notebook, km=manager, timeout=None, record_timing=False, resources={"metadata": {"path": str(ROOT)}}
-    )
+    prepare(notebook, settings)
+    failure = None
     try:
-        client.execute()
+        run_cells(notebook)
     except CellExecutionError as error:
-        return f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else str(error)
+        failure = f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else str(error)
     except DeadKernelError:
-        return f"{name}.ipynb: the Python process died, most likely because memory ran out"
-    finally:
-        drop_progress_bars(notebook)
-        write_whole(target, nbformat.writes(notebook) + "\n")
-    return None
+        failure = f"{name}.ipynb: the Python process died, most likely because memory ran out"
+    drop_progress_bars(notebook)
+    write_whole(target, nbformat.writes(notebook) + "\n")
+    return failure
+
+
+def prepare(notebook, settings: dict) -> None:
+    """Clear a notebook, or an error would stand above another run's results, and put `settings` below its own."""
+    from nbformat.v4 import new_code_cell
+
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    known = known_settings(notebook)
+    lines = [f"{name} = {value!r}" for name, value in settings.items() if name in known]
+    if lines:
+        cell = new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+        notebook.cells.insert(parameters_cell(notebook) + 1, cell)
+
+
+def run_cells(notebook) -> None:
+    """Run all cells in a kernel of their own, which ends with them."""
+    from nbclient import NotebookClient
+
+    folder = {"metadata": {"path": str(ROOT)}}
+    client = NotebookClient(notebook, kernel_name="python3", timeout=None, record_timing=False, resources=folder)
+    # this very interpreter, whatever kernels the user has installed
+    command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=40", "-f", "{connection_file}"]
+    client.create_kernel_manager().kernel_spec.argv = command
+    with client.setup_kernel():  # not client.execute(), which would answer signals in its own way
+        for position, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, position)
+        about = client.wait_for_reply(client.kc.kernel_info())
+        notebook.metadata.language_info = about["content"]["language_info"]
 
 
 def write_whole(target: Path, text: str) -> None:
@@ -256,7 +314,7 @@ def drop_progress_bars(notebook) -> None:
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if not is_progress_bar(each)]
+            cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
 
 
 def is_progress_bar(output: dict) -> bool:
@@ -267,18 +325,19 @@ def is_progress_bar(output: dict) -> bool:
 def headline(name: str, report: dict) -> str:
     """Say in a line what a notebook found."""
     if name == "EDA":
-        dataset = report["dataset"]
-        counts = some(f"{label} {count}" for label, count in dataset["classes"].items())
-        refused = "".join(f"\n{'':24}refused: {each['path']}: {each['reason']}" for each in dataset["refused"])
-        return f"{dataset['images']} images ({counts}), {dataset['groups']} groups{refused}"
+        section = report["dataset"]
+        counts = some(f"{label} {count}" for label, count in section["classes"].items())
+        refused = "".join(f"\n{'':24}refused: {file['path']}: {file['reason']}" for file in section["refused"])
+        return f"{section['images']} images ({counts}), {section['groups']} groups{refused}"
     if name == "train":
         section = report["train"]
-        scores = (section["oof_macro_f1"], *section["oof_macro_f1_ci95"], section["test_macro_f1"])
-        return "macro-F1 {:.3f} out of fold ({:.3f} to {:.3f}), {:.3f} on the test part".format(*scores)
+        low, high = section["oof_macro_f1_ci95"]
+        score = f"macro-F1 {section['oof_macro_f1']:.3f} out of fold ({low:.3f} to {high:.3f})"
+        return f"{score}, {section['test_macro_f1']:.3f} on the test part"
     if name == "onnx_quant":
         return f"{report['quantization']['recipe']}, parity {report['quantization']['parity_max_abs_diff']:.0e}"
-    (first, second), pairs = report["comparison"]["pair"], report["comparison"]["pairs"]
-    where, pair = next(iter(pairs.items()))
+    first, second = report["comparison"]["pair"]
+    where, pair = next(iter(report["comparison"]["pairs"].items()))
     return f"{second} gives the answers of {first} on {pair['agreement']:.1%} of {pair['images']} images ({where})"
 
 
@@ -309,7 +368,8 @@ def print_result(report: dict) -> None:
 def run_tests() -> int:
     """Lint, then test; → exit code."""
     commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest"]]
-    return max(subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode for command in commands)
+    codes = [subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode for command in commands]
+    return int(any(codes))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Needs the files that run.py makes with the same options. Each run starts all pro
 
 from bench.options import parse_options
 from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency
+from utils.compare_models.model_files import model_paths
 from utils.split import load_index
 
 RUNS = 2
@@ -13,7 +14,7 @@ RUNS = 2
 def main() -> None:
     """Print, for each run, the ratio with its interval: of one image, of a batch of 16, and from photo to answer."""
     arch, run, data = parse_options(__doc__)
-    paths = {"pytorch": run / f"fine_tuned_{arch}.pth", "onnx": run / f"{arch}.onnx", "int8": run / f"{arch}_int8.onnx"}
+    paths = model_paths(run, arch, {})
     photos = [data / path for path in load_index(run / "split.csv", data)["path"][:8]]
     print(f"{'INT8 / fp32':12}{'one image':>26}{'16 images':>26}{'photo to answer':>26}")
     for number in range(RUNS):

@@ -12,29 +12,43 @@ import numpy as np
 from tqdm import trange
 
 from utils.intervals import macro_f1_difference_interval, macro_f1_interval, resample_weights
-from utils.metrics import f1_per_class, macro_f1, weighted_macro_f1
+from utils.metrics import macro_f1, weighted_macro_f1
 
 CLASSES = 3
 ERRORS = np.array([[0, 0.7, 0.3], [0.8, 0, 0.2], [0.5, 0.5, 0]])  # where the wrong answers go
-DESIGNS = {"2, 3, 1 groups of 8": ((2, 3, 1), 8), "4, 4, 2 groups of 8": ((4, 4, 2), 8)}
-DESIGNS |= {"16, 16, 10 groups of 8": ((16, 16, 10), 8), "30, 30, 10 single images": ((30, 30, 10), 1)}
+DESIGNS = {  # groups of each class, images of each group
+    "2, 3, 1 groups of 8": ((2, 3, 1), 8),
+    "4, 4, 2 groups of 8": ((4, 4, 2), 8),
+    "16, 16, 10 groups of 8": ((16, 16, 10), 8),
+    "30, 30, 10 single images": ((30, 30, 10), 1),
+}
+CLASSIFIERS = ((0.6, 0.5), (0.85, 0.5), (0.97, 0.5), (0.85, 50))  # accuracy, concentration
+PAIRED_DESIGNS = (((18, 18, 7), 7), ((127, 127, 50), 1), ((88, 88, 88), 1))
+TWINS = ((0.0, 0.01), (0.0, 0.05), (0.0, 0.2), (0.9, 0.05), (0.9, 0.2))  # likeness within a group, noise
 
 
 def draw(rates: np.ndarray, design: tuple, concentration: float, generator: np.random.Generator) -> tuple:
     """Draw labels, predictions and groups of one test set."""
-    labels = np.repeat(np.arange(CLASSES), design[0])
+    groups_per_class, size = design
+    labels = np.repeat(np.arange(CLASSES), groups_per_class)
     answers = [
-        generator.choice(CLASSES, design[1], p=generator.dirichlet(rates[label] * concentration + 1e-9))
-        for label in labels
+        generator.choice(CLASSES, size, p=generator.dirichlet(rates[label] * concentration + 1e-9)) for label in labels
     ]
-    groups = np.repeat(np.arange(len(labels)), design[1])
-    return np.repeat(labels, design[1]), np.concatenate(answers), groups
+    groups = np.repeat(np.arange(len(labels)), size)
+    return np.repeat(labels, size), np.concatenate(answers), groups
 
 
-def plain_bootstrap(labels: np.ndarray, predictions: np.ndarray, num_classes: int, groups: np.ndarray) -> np.ndarray:
+def plain_bootstrap(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the percentiles alone."""
-    scores = weighted_macro_f1(labels, predictions, num_classes, resample_weights(labels, groups))
+    scores = weighted_macro_f1(labels, predictions, CLASSES, resample_weights(labels, groups))
     return np.percentile(scores, [2.5, 97.5])
+
+
+def plain_paired_bootstrap(labels: np.ndarray, first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
+    """Return the lower percentile of the difference."""
+    weights = resample_weights(labels, groups)
+    before, after = (weighted_macro_f1(labels, answers, CLASSES, weights) for answers in (first, second))
+    return np.percentile(after - before, 2.5)
 
 
 def twins(groups: tuple, size: int, alike: float, noise: float, generator: np.random.Generator) -> tuple:
@@ -51,11 +65,36 @@ def twins(groups: tuple, size: int, alike: float, noise: float, generator: np.ra
     return labels, np.where(margin > 0, labels, rival), np.where(margin + shift > 0, labels, rival), group
 
 
+def true_macro_f1(rates: np.ndarray, design: tuple) -> float:
+    """Compute macro-F1 of expected counts: `rates` (C, C) of answers per true class, as many images as `design` has."""
+    counts = rates * np.array(design[0])[:, None]
+    return float((2 * np.diag(counts) / (counts.sum(axis=0) + counts.sum(axis=1))).mean())
+
+
+def single(sets: int) -> None:
+    """Print coverage and mean width of the interval of macro-F1, and of the plain bootstrap."""
+    print(f"{'':26}{'accuracy':>9}{'alike':>7}{'plain bootstrap':>24}{'macro_f1_interval':>24}")
+    for name, design in DESIGNS.items():
+        for accuracy, concentration in CLASSIFIERS:
+            rates = accuracy * np.eye(CLASSES) + (1 - accuracy) * ERRORS
+            truth = true_macro_f1(rates, design)
+            generator = np.random.default_rng(0)
+            found = []
+            for _ in trange(sets, leave=False):
+                labels, predictions, groups = draw(rates, design, concentration, generator)
+                ours = macro_f1_interval(labels, predictions, CLASSES, groups)
+                found.append([plain_bootstrap(labels, predictions, groups), ours])
+            low, high = np.moveaxis(np.array(found), -1, 0)
+            covered, width = ((low <= truth) & (truth <= high)).mean(axis=0), (high - low).mean(axis=0)
+            columns = "".join(f"{c:13.1%}, width{w:5.2f}" for c, w in zip(covered, width, strict=True))
+            print(f"{name:26}{accuracy:9.2f}{'yes' if concentration < 1 else 'no':>7}{columns}", flush=True)
+
+
 def paired(sets: int) -> None:
     """Print how often each lower end of the paired difference is above the truth."""
     print(f"\n{'':26}{'alike':>7}{'flips':>7}{'true loss':>11}{'bootstrap':>11}{'macro_f1_difference_interval':>30}")
-    for groups, size in (((18, 18, 7), 7), ((127, 127, 50), 1), ((88, 88, 88), 1)):
-        for alike, noise in ((0.0, 0.01), (0.0, 0.05), (0.0, 0.2), (0.9, 0.05), (0.9, 0.2)):
+    for groups, size in PAIRED_DESIGNS:
+        for alike, noise in TWINS:
             if size == 1 and alike:
                 continue
             generator = np.random.default_rng(0)
@@ -65,35 +104,14 @@ def paired(sets: int) -> None:
             for _ in trange(sets, leave=False):
                 labels, first, second, group = twins(groups, size, alike, noise, generator)
                 flips += (first != second).sum() / sets
-                weights = resample_weights(labels, group)
-                scores = [weighted_macro_f1(labels, each, CLASSES, weights) for each in (first, second)]
-                low = np.percentile(scores[1] - scores[0], 2.5)
-                above.append([low, macro_f1_difference_interval(labels, first, second, CLASSES, group)[0]])
+                ours = macro_f1_difference_interval(labels, first, second, CLASSES, group)[0]
+                above.append([plain_paired_bootstrap(labels, first, second, group), ours])
             plain, ours = (np.array(above) > truth).mean(axis=0)
             name = f"{', '.join(map(str, groups))} groups of {size}"
             print(f"{name:26}{alike:7.1f}{flips:7.1f}{-truth:11.4f}{plain:11.1%}{ours:30.1%}", flush=True)
 
 
-def main() -> None:
-    """Print coverage and mean width of both intervals, then what the paired one promises too much."""
-    sets = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    print(f"{'':26}{'accuracy':>9}{'alike':>7}{'plain bootstrap':>24}{'macro_f1_interval':>24}")
-    for name, design in DESIGNS.items():
-        for accuracy, concentration in ((0.6, 0.5), (0.85, 0.5), (0.97, 0.5), (0.85, 50)):
-            rates = accuracy * np.eye(CLASSES) + (1 - accuracy) * ERRORS
-            truth = f1_per_class(rates * np.array(design[0])[:, None]).mean()
-            generator = np.random.default_rng(0)
-            found = []
-            for _ in trange(sets, leave=False):
-                labels, predictions, groups = draw(rates, design, concentration, generator)
-                arguments = (labels, predictions, CLASSES, groups)
-                found.append([plain_bootstrap(*arguments), macro_f1_interval(*arguments)])
-            low, high = np.moveaxis(np.array(found), -1, 0)
-            covered, width = ((low <= truth) & (truth <= high)).mean(axis=0), (high - low).mean(axis=0)
-            columns = "".join(f"{c:13.1%}, width{w:5.2f}" for c, w in zip(covered, width, strict=True))
-            print(f"{name:26}{accuracy:9.2f}{'yes' if concentration < 1 else 'no':>7}{columns}", flush=True)
-    paired(sets)
-
-
 if __name__ == "__main__":
-    main()
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    single(number)
+    paired(number)

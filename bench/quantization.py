@@ -2,8 +2,8 @@
 
 Needs the checkpoint that run.py makes with the same options and, for the last two rows, openvino and nncf, which
 nothing else here needs. The images are split into halves: the first calibrates, chooses the recipe and corrects the
-biases, the second is what the table is measured on. Each model runs in a process of its own with as many threads, and
-rounds visit them in random order: read the ratios, not the milliseconds.
+biases, by the functions of onnx_quant.ipynb; the second is what the table is measured on. Each model runs in a process
+of its own with as many threads, and rounds visit them in random order: read the ratios, not the milliseconds.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -25,7 +26,7 @@ from utils.config import THREADS, project_path
 
 ROUNDS, CALLS, BATCH = 25, 8, 32
 BUDGET = {"agreement": 0.99, "macro_f1": 0.005, "worst_recall": 0.01}
-COUNT_MEMORY = "import bench.quantization as bench, sys; bench.calibrate_many(int(sys.argv[1]), sys.argv[2])"
+COUNT_MEMORY = "import bench.quantization as bench, sys; bench.calibrate_many(*sys.argv[1:])"
 
 
 def main() -> None:
@@ -33,41 +34,50 @@ def main() -> None:
     options = parse_options(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         compare(options, Path(folder))
-    print(f"\n{'calibration':14}{'images':>8}{'peak MB':>9}")
-    for method in ("MinMax", "Percentile", "Entropy"):
-        for count in (300, 10_000):
-            command = [sys.executable, "-c", COUNT_MEMORY, str(count), method]
-            done = subprocess.run(command, cwd=project_path("."), capture_output=True, text=True, check=True)
-            print(f"{method:14}{count:8,}{float(done.stdout):9.0f}", flush=True)
+        print(f"\n{'calibration':14}{'images':>8}{'peak MB':>9}")
+        for method in ("MinMax", "Percentile", "Entropy"):
+            for count in (300, 10_000):
+                command = [sys.executable, "-c", COUNT_MEMORY, Path(folder) / "prepared.onnx", str(count), method]
+                done = subprocess.run(command, cwd=project_path("."), capture_output=True, text=True, check=True)
+                print(f"{method:14}{count:8,}{float(done.stdout):9.0f}", flush=True)
 
 
 def compare(options: Options, folder: Path) -> None:
-    """Make every model in `folder`, score them on the second half, time them, and print the table."""
+    """Make every model in `folder` from the first half of the images, and print the table of the second half."""
+    from bench.notebooks import define
     from utils.datasets import ImageDataset, evaluation_transform
     from utils.model import load_model
-    from utils.onnx_quant.export import export_onnx, write_metadata
-    from utils.onnx_quant.recipe_search import score
+    from utils.onnx_quant import calibration, graph
     from utils.split import load_index
 
     arch, run, data = options
-    checkpoint = run / f"fine_tuned_{arch}.pth"
+    checkpoint, float_path = run / f"fine_tuned_{arch}.pth", folder / "onnx.onnx"
     model, details = load_model(checkpoint)
-    index = load_index(run / "split.csv", data)
-    dataset = ImageDataset(data, index, details["classes"], evaluation_transform(details["preprocessing"]))
-    images, labels = np.stack([image.numpy() for image, _ in dataset]), np.array(dataset.labels)
-    order = np.random.default_rng(0).permutation(len(images))
-    first, second = order[::2], order[1::2]
+    export, quantize = define("onnx_quant", "export", "quantize", details=details)
+    export(model, float_path)
+    graph.prepare(float_path, folder / "prepared.onnx")
+
+    shuffled = load_index(run / "split.csv", data).sample(frac=1, random_state=0)
+    transform = evaluation_transform(details["preprocessing"])
+    image_set = partial(ImageDataset, data, classes=details["classes"], transform=transform)
+    first = calibration.CalibrationSet(folder / "prepared.onnx", image_set, shuffled.iloc[::2])
+    second = image_set(shuffled.iloc[1::2])
     print(f"{arch}: {len(first)} images calibrate and choose, {len(second)} are measured on")
-    export_onnx(model, details["preprocessing"]["image_size"], folder / "onnx.onnx")
-    write_metadata(folder / "onnx.onnx")
-    files = {"pytorch": checkpoint, "onnx": folder / "onnx.onnx"}
-    files |= quantize_ours(folder, images[first], labels[first])
-    files |= quantize_openvino(folder, images[first])
-    logits = {name: run_alone(name, path, images[second]) for name, path in files.items()}
+    files = {"pytorch": checkpoint, "onnx": float_path}
+    files |= quantize_ours(partial(quantize, first.prepared_path, first), first, float_path)
+    files |= quantize_openvino(float_path, first.sample(len(first)))
+    print_table(files, np.stack([image.numpy() for image, _ in second]), np.array(second.labels))
+
+
+def print_table(files: dict[str, Path], images: np.ndarray, labels: np.ndarray) -> None:
+    """Score each model against the exported one on images (N, 3, H, W), time it, and print a row."""
+    from utils.onnx_quant.recipe_search import score
+
+    logits = {name: run_alone(path, images) for name, path in files.items()}
     latency = time_alone(files, images[:1])
     print(f"{'model':18}{'agreement':>10}{'SQNR dB':>9}{'macro-F1':>10}{'kB':>9}{'ms':>8}{'/ onnx':>8}")
     for name, path in files.items():
-        row = score(labels[second], logits["onnx"], logits[name])
+        row = score(labels, logits["onnx"], logits[name])
         kilobytes = sum(part.stat().st_size for part in {path, path.with_suffix(".bin")} if part.exists()) / 1000
         print(
             f"{name:18}{row['agreement']:10.3f}{row['sqnr_db']:9.1f}{row['macro_f1']:10.3f}{kilobytes:9.0f}"
@@ -75,56 +85,42 @@ def compare(options: Options, folder: Path) -> None:
         )
 
 
-def quantize_ours(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Path]:
-    """Search on the calibration half, as onnx_quant.ipynb does, and print the choice; → the files to compare."""
+def quantize_ours(quantize: Callable, calibration_set, float_path: Path) -> dict[str, Path]:
+    """Search on the calibration set as onnx_quant.ipynb does, and print the choice; → the files to compare.
+
+    `quantize(target, recipe)` writes an INT8 file.
+    """
     import pandas as pd
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
 
     from utils.config import cpu_info
-    from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate
-    from utils.onnx_quant.graph import prepare
-    from utils.onnx_quant.recipe_search import choose, rank_sensitivity, try_recipes
-    from utils.onnx_quant.recipes import candidate_recipes, type_recipes
+    from utils.onnx_quant import onnx_file, recipe_search, recipes
 
-    prepared, ranges, cpu = folder / "prepared.onnx", {}, cpu_info()
-    prepare(folder / "onnx.onnx", prepared)
-    reader = ImageFolderDataReader(DataLoader(TensorDataset(torch.from_numpy(images)), 16))
-    for recipe in candidate_recipes(cpu, prepared, []).values():
-        method = recipe["calibrate_method"]
-        ranges[method] = ranges.get(method) or calibrate(prepared, folder, reader, method)
-    quantize = partial(write_int8, prepared=prepared, ranges=ranges, images=reader.sample(32))
+    cpu, prepared, images = cpu_info(), calibration_set.prepared_path, calibration_set.sample(len(calibration_set))
+    labels = np.array(calibration_set.reader.loader.dataset.labels)
+    scoring = recipe_search.ScoringSet(float_path, prepared, images, labels, np.full(len(labels), True))
     started = time.perf_counter()
-    sensitivity = rank_sensitivity(quantize, prepared, next(iter(type_recipes(cpu).values())), images[:64])
-    recipes = candidate_recipes(cpu, prepared, list(sensitivity.index))
-    rows = try_recipes(quantize, recipes, folder / "onnx.onnx", images, labels, np.full(len(images), True))
-    chosen, _ = choose(pd.DataFrame(rows[1:]).set_index("recipe"), rows[0], BUDGET)
-    print(f"chosen from {len(recipes)} in {time.perf_counter() - started:.0f} s: {chosen}; VNNI: {cpu['vnni']}")
-    first, default = next(iter(recipes)), list(recipes)[-1]
+    found = recipe_search.search_recipe(quantize, cpu, scoring, BUDGET)
+    rows = pd.DataFrame(found["rows"]).set_index("recipe")
+    within = recipe_search.within_budget(rows.drop("fp32"), rows.loc["fp32"], BUDGET)
+    chosen = recipe_search.choose(rows.drop("fp32"), within)
+    tried = recipes.candidate_recipes(cpu, prepared, list(found["sensitivity"]))
+    print(f"chosen from {len(tried)} in {time.perf_counter() - started:.0f} s: {chosen}; VNNI: {cpu['vnni']}")
     kinds = {
-        "int8": recipes[chosen],
-        "int8 first": recipes[first],
-        "int8 uncorrected": recipes[first] | {"correct": False},
-        "int8 by default": recipes[default],
+        "int8": next(recipe for recipe in tried if recipe.name == chosen),
+        "int8 first": tried[0],
+        "int8 uncorrected": tried[0]._replace(correct_biases=False),
+        "int8 by default": recipes.LIBRARY_DEFAULT,
     }
-    paths = {name: folder / f"{name}.onnx" for name in kinds}
+    paths = {name: float_path.with_name(f"{name}.onnx") for name in kinds}
     for name, path in paths.items():
         started = time.perf_counter()
-        quantize(path, **kinds[name])
+        quantize(path, kinds[name])
+        onnx_file.write_metadata(path)  # which brings the file to the size that it has in a run
         print(f"{name}: quantized in {time.perf_counter() - started:.1f} s, ranges known")
     return paths
 
 
-def write_int8(target: Path, *, prepared: Path, ranges: dict, images: np.ndarray, **recipe) -> None:
-    """Quantize with known ranges, and bring the file to the size that it has in a run."""
-    from utils.onnx_quant.export import write_metadata
-    from utils.onnx_quant.recipes import quantize_file
-
-    quantize_file(prepared, target, ranges[recipe["calibrate_method"]], images, **recipe)
-    write_metadata(target)
-
-
-def quantize_openvino(folder: Path, images: np.ndarray) -> dict[str, Path]:
+def quantize_openvino(float_path: Path, images: np.ndarray) -> dict[str, Path]:
     """Convert and quantize the same ONNX file by NNCF's defaults; → the files, or none without the packages."""
     if not (importlib.util.find_spec("openvino") and importlib.util.find_spec("nncf")):
         print("no openvino rows: pip install openvino nncf")
@@ -133,10 +129,10 @@ def quantize_openvino(folder: Path, images: np.ndarray) -> dict[str, Path]:
     import openvino
 
     started = time.perf_counter()
-    model = openvino.convert_model(folder / "onnx.onnx")
+    model = openvino.convert_model(float_path)
     quantized = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
     print(f"openvino int8: quantized in {time.perf_counter() - started:.1f} s")
-    paths = {"openvino": folder / "openvino.xml", "openvino int8": folder / "openvino_int8.xml"}
+    paths = {name: float_path.with_name(f"{name}.xml") for name in ("openvino", "openvino int8")}
     openvino.save_model(model, paths["openvino"], compress_to_fp16=False)
     openvino.save_model(quantized, paths["openvino int8"], compress_to_fp16=False)
     return paths
@@ -144,23 +140,26 @@ def quantize_openvino(folder: Path, images: np.ndarray) -> dict[str, Path]:
 
 def load(path: Path, image: np.ndarray) -> None:
     """Open a model in this process, and keep the image to time it with."""
-    global _run, _image
-    _image = image
+    global _model, _image
+    _model, _image = open_model(path), image
+
+
+def open_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Open a model of any kind; → a function of images (N, 3, H, W) that returns logits (N, C)."""
     if path.suffix == ".xml":
         import openvino
 
         settings = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.Core().compile_model(path, "CPU", settings)
-        _run = lambda images: compiled(images)[0]  # noqa: E731
-    else:
-        from utils.compare_models.predictor import Predictor
+        return lambda images: compiled(images)[0]
+    from utils.compare_models.predictor import Predictor
 
-        _run = Predictor(path).run
+    return Predictor(path).run
 
 
-def run(images: np.ndarray) -> np.ndarray:
+def answer(images: np.ndarray) -> np.ndarray:
     """Answer images with the model of this process."""
-    return np.concatenate([_run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    return np.concatenate([_model(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
 
 
 def time_calls() -> list[float]:
@@ -168,7 +167,7 @@ def time_calls() -> list[float]:
     times = []
     for _ in range(CALLS + 1):
         started = time.perf_counter()
-        _run(_image)
+        _model(_image)
         times.append((time.perf_counter() - started) * 1e3)
     return times[1:]
 
@@ -178,10 +177,10 @@ def worker(path: Path, image: np.ndarray) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), load, (path, image))
 
 
-def run_alone(name: str, path: Path, images: np.ndarray) -> np.ndarray:
+def run_alone(path: Path, images: np.ndarray) -> np.ndarray:
     """Answer images in a process of its own."""
     with worker(path, images[:1]) as pool:
-        return pool.submit(run, images).result()
+        return pool.submit(answer, images).result()
 
 
 def time_alone(files: dict[str, Path], image: np.ndarray) -> dict[str, float]:
@@ -197,27 +196,22 @@ def time_alone(files: dict[str, Path], image: np.ndarray) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def calibrate_many(count: int, method: str) -> None:
-    """Calibrate a small network on images made up as they are read, and print this process's peak memory in MB."""
+def calibrate_many(path: str, count: str, method: str) -> None:
+    """Calibrate a network on `count` images, and print this process's peak memory in MB."""
+    import pandas as pd
     import torch
     from onnxruntime.quantization import CalibrationMethod
-    from torch.utils.data import DataLoader, Dataset
 
-    from utils.model import ConvNet
-    from utils.onnx_quant.calibration import ImageFolderDataReader, calibrate
-    from utils.onnx_quant.export import export_onnx
+    from utils.onnx_quant.calibration import CalibrationSet
+    from utils.session import open_session
 
-    class Noise(Dataset):
-        def __len__(self) -> int:
-            return count
+    image = torch.randn(1, *open_session(Path(path)).get_inputs()[0].shape[1:])
 
-        def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-            return torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(position)), 0
+    def image_set(index: pd.DataFrame) -> torch.utils.data.Dataset:
+        return torch.utils.data.TensorDataset(image.expand(len(index), -1, -1, -1), torch.zeros(len(index)))
 
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(ConvNet(3), 64, Path(folder) / "net.onnx")
-        reader = ImageFolderDataReader(DataLoader(Noise(), 16))
-        calibrate(Path(folder) / "net.onnx", Path(folder), reader, CalibrationMethod[method])
+    images = CalibrationSet(Path(path), image_set, pd.DataFrame(index=range(int(count))))
+    images.save_ranges(CalibrationMethod[method])
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3)
 

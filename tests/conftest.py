@@ -88,3 +88,45 @@ def embedded(project: Path) -> subprocess.CompletedProcess:
     done = run_py(project)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network, prepared for quantization, in a folder with a Hangul name."""
+    from nets import residual_net
+
+    from utils.onnx_quant.graph import prepare
+
+    folder = tmp_path_factory.mktemp("모델")
+    prepare(residual_net(folder / "net.onnx"), folder / "prepared.onnx")
+    return folder / "prepared.onnx"
+
+
+@pytest.fixture(scope="session")
+def conv_net():
+    """The default network with random weights, in eval mode."""
+    import torch
+
+    from utils.model import ConvNet
+
+    torch.manual_seed(0)
+    return ConvNet(3).eval()
+
+
+@pytest.fixture(scope="session")
+def conv_net_file(conv_net, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its ONNX file, as onnx_quant.ipynb exports it."""
+    from nets import CLASSES, PREPROCESSING, to_onnx
+
+    folder = tmp_path_factory.mktemp("모델 파일")
+    return to_onnx(conv_net, folder / "conv_net.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
+
+
+@pytest.fixture(scope="session")
+def prepared_conv_net(conv_net_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, prepared for quantization."""
+    from utils.onnx_quant.graph import prepare
+
+    prepared = tmp_path_factory.mktemp("prepared") / "prepared.onnx"
+    prepare(conv_net_file, prepared)
+    return prepared

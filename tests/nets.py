@@ -1,14 +1,24 @@
-"""Small ONNX networks, built node by node, and the short way to INT8."""
+"""Small ONNX networks, built node by node, and what onnx_quant.ipynb does with them."""
 
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
+import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantType
+from torch import nn
 
+from bench.notebooks import define
+from utils.onnx_quant.calibration import CalibrationSet
+from utils.onnx_quant.recipes import Recipe
+
+CLASSES = ["사과", "cherry", "tomato"]
+PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+KEEP_FLOAT = "    graph.keep_float(target, recipe.nodes_to_exclude)\n"  # a line of the notebook
 # 7 bits of weight: with 8, sums overflow on x86 CPUs without VNNI, and tests would measure that
-BASE = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
+PLAIN = Recipe(QuantType.QUInt8, reduce_range=True, correct_biases=False)
 
 
 class ArrayReader(CalibrationDataReader):
@@ -70,8 +80,35 @@ def residual_net(path: Path, seed: int = 0) -> Path:
     return save_net(path, nodes, {name: np.asarray(value) for name, value in constants.items()}, size=16)
 
 
-def to_int8(source: Path, target: Path, images: np.ndarray, **options) -> Path:
-    """Quantize, calibrated on images (N, 3, H, W)."""
-    options = BASE | {"calibrate_method": CalibrationMethod.MinMax} | options
-    quantize_static(source, target, ArrayReader(images), quant_format=QuantFormat.QDQ, **options)
+def spoil(source: Path, target: Path, weights: str = "w3") -> Path:
+    """Copy the net with one huge weight: a single scale for all channels leaves the others a step or two."""
+    model = onnx.load(source)
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == weights]
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 0] = 60
+    tensor.CopyFrom(numpy_helper.from_array(values, weights))
+    onnx.save(model, target)
+    return target
+
+
+def calibration_set(prepared: Path, images: np.ndarray) -> CalibrationSet:
+    """Calibrate a network on images (N, 3, H, W) that lie in memory."""
+
+    def image_set(index: pd.DataFrame) -> list[tuple[torch.Tensor, int]]:
+        return [(torch.from_numpy(images[row]), 0) for row in index["row"]]
+
+    return CalibrationSet(prepared, image_set, pd.DataFrame({"row": range(len(images))}))
+
+
+def to_int8(source: Path, target: Path, images: np.ndarray, edits: dict[str, str] | None = None, **changes) -> Path:
+    """Quantize as the notebook does, calibrated on images (N, 3, H, W), by the plain recipe with some `changes`."""
+    (quantize,) = define("onnx_quant", "quantize", edits=edits)
+    quantize(source, calibration_set(source, images), target, PLAIN._replace(**changes))
+    return target
+
+
+def to_onnx(model: nn.Module, target: Path, edits: dict[str, str] | None = None, **details) -> Path:
+    """Export as the notebook does; `details` are a checkpoint's."""
+    (export,) = define("onnx_quant", "export", edits=edits, details={"preprocessing": PREPROCESSING, **details})
+    export(model, target)
     return target

@@ -1,16 +1,20 @@
-"""The calibration reader feeds exactly what the model will predict on."""
+"""Calibration shows the network exactly what it will predict on, once, whatever is drawn from it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import fill_folder
+from nets import PLAIN, calibration_set
+from onnxruntime.quantization import CalibrationMethod
 
+from bench.notebooks import define
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import read_image, scan_folder
-from utils.onnx_quant.calibration import ImageFolderDataReader
+from utils.onnx_quant.calibration import CalibrationSet, ImageFolderDataReader, spread_evenly
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bicubic", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 
@@ -91,3 +95,50 @@ def test_after_a_rewind_the_right_image_is_named(photos):
     with pytest.raises(InputError) as error:
         read_all(reader)
     assert index["path"][6] in str(error.value).replace("\\", "/")
+
+
+# --- a set of images and the ranges over them
+
+IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)
+KNOWN_RANGES = "        calibration_cache_path=calibration_set.save_ranges(recipe.calibrate_method),\n"
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_known_ranges_are_what_the_visible_call_would_find_by_itself(net, tmp_path, part):
+    """Without them, `quantize_static` reads the images; the INT8 file is the same, byte for byte."""
+    images = calibration_set(net, IMAGES)
+    if part:
+        images = images.part(np.array([2, 3, 11]))
+    files = []
+    for edits in ({}, {KNOWN_RANGES: ""}):
+        (quantize,) = define("onnx_quant", "quantize", edits=edits)
+        quantize(net, images, tmp_path / "int8.onnx", PLAIN._replace(correct_biases=True))
+        files.append((tmp_path / "int8.onnx").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_part_is_the_set_of_these_images(net):
+    whole, rows = calibration_set(net, IMAGES), np.array([1, 4, 20])
+    part, alone = whole.part(rows), calibration_set(net, IMAGES[rows])
+    assert len(part) == 3
+    assert (np.concatenate(read_all(part.reader)) == IMAGES[rows]).all()
+    for method in (CalibrationMethod.MinMax, CalibrationMethod.Percentile):
+        assert part.save_ranges(method).read_bytes() == alone.save_ranges(method).read_bytes()
+    assert part.save_ranges(CalibrationMethod.MinMax) != part.save_ranges(CalibrationMethod.MinMax)
+
+
+def test_sample_is_spread_over_the_set(net):
+    whole = calibration_set(net, IMAGES)
+    assert (whole.sample(4) == IMAGES[[0, 7, 14, 21]]).all()
+    assert (whole.sample(99) == IMAGES).all()
+    assert spread_evenly(5, 9) == [0, 1, 2, 3, 4] and spread_evenly(9, 1) == [0]
+
+
+def test_photos_of_a_folder_calibrate_as_the_model_will_see_them(net, photos, tmp_path):
+    folder, index = photos
+    transform = evaluation_transform(PREPROCESSING | {"image_size": 16})
+    image_set = partial(ImageDataset, folder, classes=["tomato", "사과"], transform=transform)
+    images = np.stack([transform(read_image(folder / path)).numpy() for path in index["path"]])
+    ranges = CalibrationSet(net, image_set, index).ranges
+    assert (ranges.low[:, ranges.names.index("input")] == images.min(axis=(1, 2, 3))).all()
+    assert (ranges.high[:, ranges.names.index("input")] == images.max(axis=(1, 2, 3))).all()

@@ -1,6 +1,5 @@
-"""One interface for every model file, whoever made it."""
+"""One interface for every model file, whoever made it, and the answers that are kept of the folds."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,21 @@ import onnx
 import pytest
 import torch
 from conftest import fill_folder
+from nets import to_onnx
 from onnx import TensorProto, helper
 
 from utils.checkpoint import save_checkpoint
+from utils.compare_models.answers import answer_all, load_out_of_fold, unsplit_index
 from utils.compare_models.corruptions import darker
-from utils.compare_models.predictor import Predictor, answer_all, check_alike, file_bytes, unsplit_index
-from utils.config import InputError
+from utils.compare_models.model_files import check_alike, file_bytes, model_paths
+from utils.compare_models.predictor import Predictor
+from utils.config import ROOT, InputError
+from utils.cross_validation import save_answers
 from utils.datasets import ImageDataset, evaluation_transform
+from utils.files import sha256
 from utils.model import ConvNet
-from utils.onnx_quant.export import check_parity, export_onnx, write_metadata
+from utils.onnx_quant.onnx_file import check_parity
+from utils.report import update_report
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
 
@@ -28,8 +33,7 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     model = ConvNet(3).eval()
     save_checkpoint(folder / "net.pth", model, **DETAILS)
-    export_onnx(model, 64, folder / "net.onnx")
-    write_metadata(folder / "net.onnx", **DETAILS)
+    to_onnx(model, folder / "net.onnx", **DETAILS)
     return model, {"pytorch": folder / "net.pth", "onnx": folder / "net.onnx"}
 
 
@@ -123,17 +127,15 @@ def photos(tmp_path) -> Path:
 
 def test_all_models_answer_all_images_each_in_its_own_preprocessing(files, photos, tmp_path):
     index, classes = unsplit_index(photos), DETAILS["classes"]
-    image_set = partial(ImageDataset, photos, index, classes)
     models = {"foreign": Predictor(foreign(tmp_path / "foreign.onnx"), threads=1, preprocessing=PLAIN)}
     models["own"] = Predictor(files[1]["pytorch"], threads=1, preprocessing=PLAIN | {"image_size": 64})
-    logits = answer_all(models, classes, image_set)
+    logits = answer_all(models, photos, index, classes)
     assert list(logits) == ["foreign", "own"]
     for name, size in {"foreign": 8, "own": 64}.items():
-        images = np.stack(
-            [image for image, _ in image_set(transform=evaluation_transform(PLAIN | {"image_size": size}))]
-        )
+        transform = evaluation_transform(PLAIN | {"image_size": size})
+        images = np.stack([image for image, _ in ImageDataset(photos, index, classes, transform)])
         assert logits[name] == pytest.approx(models[name](images), abs=1e-5)
-    dark = answer_all({"foreign": models["foreign"]}, classes, image_set, darker)
+    dark = answer_all({"foreign": models["foreign"]}, photos, index, classes, darker)
     assert (dark["foreign"] < logits["foreign"]).all()
 
 
@@ -142,10 +144,64 @@ def test_model_for_other_classes_is_refused(files, photos):
     swapped = ["tomato", "cherry", "사과"]
     model = Predictor(files[1]["onnx"], threads=1, preprocessing=PLAIN | {"image_size": 64})
     with pytest.raises(InputError, match="net.onnx answers with 사과, cherry, tomato, but the folder holds tomato"):
-        answer_all({"onnx": model}, swapped, partial(ImageDataset, photos, index, swapped))
+        answer_all({"onnx": model}, photos, index, swapped)
 
 
 def test_files_of_different_runs_are_not_compared(files, tmp_path):
     save_checkpoint(tmp_path / "other.pth", files[0], **DETAILS | {"split_hash": "another"})
     with pytest.raises(InputError, match="other.pth and .*net.onnx differ in split_hash"):
         check_alike([Predictor(files[1]["onnx"]), Predictor(tmp_path / "other.pth")])
+
+
+def test_without_a_network_only_other_peoples_files_are_compared(tmp_path):
+    others = {"mine": "models/mine.onnx"}
+    assert model_paths(tmp_path, "", others) == {"mine": ROOT / "models" / "mine.onnx"}
+    assert list(model_paths(tmp_path, "conv_net", others)) == ["pytorch", "onnx", "int8", "mine"]
+
+
+@pytest.fixture
+def folds(tmp_path, photos):
+    """A run whose folds have answered, as onnx_quant.ipynb leaves it."""
+    index = unsplit_index(photos)
+    logits = {name: np.random.default_rng(0).normal(size=(len(index), 3)) for name in ("onnx", "int8")}
+    for name in ("split.csv", "fine_tuned_net.pth"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    made_from = {"split": sha256(tmp_path / "split.csv"), "model": sha256(tmp_path / "fine_tuned_net.pth")}
+    save_answers(tmp_path / "out_of_fold_net.npz", index["path"], logits, **made_from, recipe="U8S8")
+    update_report(tmp_path, "quantization", {"fold_networks": 3})
+    return tmp_path, index, logits
+
+
+def test_answers_of_the_folds_are_read_as_they_were_written(folds):
+    run, index, logits = folds
+    read = load_out_of_fold(run, "net", index, "U8S8")
+    assert set(read) == {"onnx", "int8"} and all((read[name] == logits[name]).all() for name in read)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("split.csv", "out_of_fold_net.npz was made from another split: run onnx_quant.ipynb"),
+        ("fine_tuned_net.pth", "was made from another model: run onnx_quant.ipynb"),
+        ("recipe", "was made from another recipe: run onnx_quant.ipynb"),
+        ("images", "was made from another set of images: run onnx_quant.ipynb"),
+        ("out_of_fold_net.npz", r"out_of_fold_net.npz cannot be read: it is truncated.* run onnx_quant.ipynb"),
+    ],
+)
+def test_answers_of_another_split_model_or_recipe_are_refused_by_name(folds, changed, words):
+    run, index, _ = folds
+    if (run / changed).exists():
+        (run / changed).write_text("changed", encoding="utf-8")
+    if changed == "images":
+        index = index.iloc[1:]
+    with pytest.raises(InputError, match=words):
+        load_out_of_fold(run, "net", index, "S8S8" if changed == "recipe" else "U8S8")
+
+
+def test_folds_that_were_left_out_are_not_asked_for_and_missing_ones_are(folds):
+    run, index, _ = folds
+    (run / "out_of_fold_net.npz").unlink()
+    with pytest.raises(InputError, match="out_of_fold_net.npz does not exist: run onnx_quant.ipynb"):
+        load_out_of_fold(run, "net", index, "U8S8")
+    update_report(run, "quantization", {"fold_networks": 0})
+    assert load_out_of_fold(run, "net", index, "U8S8") == {}

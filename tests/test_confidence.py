@@ -5,7 +5,13 @@ import pytest
 from scipy.special import softmax
 
 from utils.metrics import cross_entropy, expected_calibration_error, reliability
-from utils.train.confidence import abstain_threshold, coverage_accuracy, fit_temperature, tempered_out_of_fold
+from utils.train.confidence import (
+    abstain_threshold,
+    calibrate,
+    coverage_accuracy,
+    fit_temperature,
+    tempered_out_of_fold,
+)
 
 
 def answers(total: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -66,3 +72,14 @@ def test_abstaining_gives_the_accuracy_asked_for():
         abstain_threshold(probabilities, labels, 0.1) == 0
         and abstain_threshold(probabilities, 2 - labels * 0, 1.1) == 1
     )
+
+
+def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_images():
+    logits, labels = answers(4000, 3.0)
+    temperature, threshold = calibrate(logits, labels, np.arange(4000) % 5, accuracy=0.9)
+    assert temperature == pytest.approx(3, rel=0.1)
+    logits, labels = answers(4000, 3.0, seed=1)
+    probabilities = softmax(logits / temperature, axis=1)
+    answered = probabilities.max(axis=1) >= threshold
+    assert 0.3 < answered.mean() < 0.9
+    assert (probabilities.argmax(axis=1) == labels)[answered].mean() == pytest.approx(0.9, abs=0.02)

@@ -8,7 +8,7 @@ from conftest import fill_folder
 from torchvision.transforms import v2
 
 from utils.config import InputError
-from utils.datasets import ImageDataset, evaluation_transform, make_loader
+from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
 from utils.split import count_leaks, load_index, minority_classes, name_groups, save_index, split_index
 
@@ -131,15 +131,14 @@ def image_set(tmp_path):
     augmented = v2.Compose([v2.RandomRotation(30), v2.ColorJitter(0.3), basic])
 
     def make(training: bool, seed: int = 0) -> ImageDataset:
-        minority = ["tomato"] if training else []
-        return ImageDataset(folder, index, ["apple", "tomato"], basic, minority, augmented, seed)
+        augmentation = Augmentation(augmented, ["tomato"] if training else [], seed)
+        return ImageDataset(folder, index, ["apple", "tomato"], basic, augmentation)
 
     return make
 
 
 def epoch_of(dataset: ImageDataset, epoch: int) -> torch.Tensor:
-    dataset.epoch = epoch
-    return torch.stack([image for image, _ in dataset])
+    return dataset.in_epoch(epoch).stack()
 
 
 def test_only_the_minority_and_only_in_training_is_augmented(image_set):

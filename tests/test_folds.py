@@ -1,4 +1,4 @@
-"""The whole chain in folds: nothing that is asked about has shaped what answers."""
+"""The whole chain in folds: made by the notebook's own functions, asked about what its networks have not seen."""
 
 from functools import partial
 from pathlib import Path
@@ -7,111 +7,155 @@ import numpy as np
 import pytest
 import torch
 from conftest import fill_folder
+from nets import CLASSES, PLAIN, PREPROCESSING, to_onnx
 
-from utils import folds
-from utils.compare_models.predictor import unsplit_index
-from utils.config import InputError, cpu_info
+from bench.notebooks import define
+from utils.checkpoint import load_folds
+from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform
-from utils.files import sha256
-from utils.model import build_model
-from utils.onnx_quant.folds import answer_folds
-from utils.onnx_quant.recipes import type_recipes
-from utils.report import update_report
-from utils.split import save_index
+from utils.images import scan_folder
+from utils.model import ConvNet
+from utils.onnx_quant.folds import Chain, answer_folds
 
-CLASSES = ["cherry pie", "tomato", "사과"]
+DETAILS = {"preprocessing": PREPROCESSING}
+RECIPE = PLAIN._replace(correct_biases=True)
 
 
-class Setup:
-    """A run of three folds with networks that answer differently, as train.ipynb leaves it."""
+def random_network(seed: int) -> ConvNet:
+    torch.manual_seed(seed)
+    return ConvNet(3).eval()
+
+
+class Folds:
+    """Three folds of a network that no checkpoint holds; they answer differently."""
 
     def __init__(self, folder: Path, only_head: bool = False):
-        self.data, self.run = fill_folder(folder / "data", dict.fromkeys(CLASSES, 6)), folder / "run"
-        self.run.mkdir()
-        self.index = unsplit_index(self.data).assign(sha256="")
-        save_index(self.run / "split.csv", self.index, self.index.iloc[:0])
-        self.models, networks = [], []
+        self.data = fill_folder(folder / "내 사진", dict.fromkeys(CLASSES, 6))
+        self.index = scan_folder(self.data)[0]
+        transform = evaluation_transform(PREPROCESSING)
+        self.image_set = partial(ImageDataset, self.data, classes=CLASSES, transform=transform)
+        self.shipped, self.models, self.networks = random_network(9), [], []
+        self.float_path = to_onnx(self.shipped, folder / "shipped.onnx")
         for number in range(3):
-            torch.manual_seed(number)
-            model, self.preprocessing = build_model("conv_net", 3)
-            state = {name: value for name, value in model.state_dict().items() if "classifier" in name or not only_head}
-            networks.append({"files": list(self.index["path"][number::3]), "state": state})
-            self.models.append(model.eval())
-        self.contents = {"arch": "conv_net", "classes": CLASSES, "preprocessing": self.preprocessing, "folds": networks}
-        self.write(split_hash=sha256(self.run / "split.csv"))
-        update_report(self.run, "quantization", {"recipe": next(iter(type_recipes(cpu_info()))), "sensitivity_db": {}})
-        self.image_set = partial(ImageDataset, self.data, classes=CLASSES)
+            state = random_network(number).state_dict()
+            if only_head:
+                state = {name: value for name, value in state.items() if name.startswith("classifier")}
+            model = random_network(9)
+            model.load_state_dict(state, strict=False)
+            self.models.append(model)
+            self.networks.append({"files": list(self.index["path"][number::3]), "state": state})
 
-    def write(self, **changes) -> None:
-        self.contents |= changes
-        torch.save(self.contents, self.run / "folds_conv_net.pth")
+    @torch.inference_mode()
+    def expected(self, number: int) -> np.ndarray:
+        """What torch answers to the images that a fold holds out."""
+        images = [image for image, _ in self.image_set(self.index.iloc[number::3])]
+        return self.models[number](torch.stack(images)).numpy()
 
-    def answer(self, **options) -> dict[str, np.ndarray]:
-        return answer_folds(self.run, "conv_net", self.index, self.image_set, calibration=8, **options)
-
-
-@pytest.fixture
-def setup(tmp_path) -> Setup:
-    return Setup(tmp_path)
+    def answer(self, quantize=None, export=None, networks=None) -> dict[str, np.ndarray]:
+        quantize = quantize or partial(define("onnx_quant", "quantize")[0], recipe=RECIPE)
+        chain = Chain(self.shipped, self.float_path, export or define_export(), quantize)
+        networks = self.networks if networks is None else networks
+        return answer_folds(networks, chain, self.index, self.image_set, calibration=8)
 
 
-@pytest.mark.parametrize("only_head", [False, True])
-def test_every_image_is_answered_by_the_network_that_has_not_seen_it(tmp_path, only_head):
-    setup = Setup(tmp_path, only_head)
-    logits = setup.answer()
-    transform = evaluation_transform(setup.preprocessing)
-    for number, model in enumerate(setup.models):
-        images = torch.stack([image for image, _ in setup.image_set(setup.index.iloc[number::3], transform=transform)])
-        with torch.inference_mode():
-            expected = model(images).numpy()
-        assert np.abs(logits["onnx"][number::3] - expected).max() < 1e-4
+def define_export(edits: dict[str, str] | None = None, **given):
+    return define("onnx_quant", "export", edits=edits, details=DETAILS, **given)[0]
+
+
+class Doubled(torch.nn.Module):
+    """A network whose logits are twice as large."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * self.model(images)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory) -> Folds:
+    return Folds(tmp_path_factory.mktemp("heads"), only_head=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Folds:
+    return Folds(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize(("kind", "count", "exports"), [("heads", 3, 0), ("whole", 2, 2)])
+def test_every_image_is_answered_by_the_network_that_has_not_seen_it(request, kind, count, exports):
+    """What a fold's state lacks is the shipped network's, whose file is used again if only the last layer differs."""
+    folds, exported = request.getfixturevalue(kind), []
+    before, content = folds.shipped.classifier.weight.clone(), folds.float_path.read_bytes()
+
+    def export(model, target) -> None:
+        exported.append(model)
+        define_export()(model, target)
+
+    logits = folds.answer(export=export, networks=folds.networks[:count])
+    assert len(exported) == exports
+    for number in range(count):
+        np.testing.assert_allclose(logits["onnx"][number::3], folds.expected(number), atol=1e-4)
     error = np.abs(logits["int8"] - logits["onnx"])
-    assert error.max() > 0 and error.mean() < 0.1 * np.abs(logits["onnx"]).mean()
+    assert np.nanmax(error) > 0 and np.nanmean(error) < 0.1 * np.nanmean(np.abs(logits["onnx"]))
+    assert (folds.shipped.classifier.weight == before).all() and folds.float_path.read_bytes() == content
 
 
-def test_no_held_out_image_calibrates(setup, monkeypatch):
+@pytest.mark.parametrize("option", ["per_channel", "reduce_range"])
+def test_an_option_edited_in_the_notebook_moves_the_answers_out_of_fold(heads, option):
+    (edited,) = define("onnx_quant", "quantize", edits={f"{option}=recipe.{option}": f"{option}=False"})
+    before, after = heads.answer(), heads.answer(quantize=partial(edited, recipe=RECIPE))
+    assert (before["onnx"] == after["onnx"]).all()
+    assert (before["int8"] != after["int8"]).mean() > 0.5
+
+
+def test_an_export_edited_in_the_notebook_moves_the_answers_out_of_fold(whole):
+    export = define_export({"model.eval()": "doubled(model).eval()"}, doubled=Doubled)
+    logits = whole.answer(networks=whole.networks[:1], export=export)
+    np.testing.assert_allclose(logits["onnx"][::3], 2 * whole.expected(0), atol=1e-4)
+
+
+def test_no_held_out_image_calibrates(heads):
     seen = []
 
-    class Reader(folds.ImageFolderDataReader):
-        def __init__(self, loader):
-            seen.append({path.relative_to(setup.data).as_posix() for path in loader.dataset.paths})
-            super().__init__(loader)
+    def quantize(prepared_path, calibration_set, target) -> None:
+        seen.append(set(calibration_set.index["path"]))
+        define("onnx_quant", "quantize")[0](prepared_path, calibration_set, target, RECIPE)
 
-    monkeypatch.setattr(folds, "ImageFolderDataReader", Reader)
-    first = setup.answer()
+    heads.answer(quantize=quantize)
     assert [len(paths) for paths in seen] == [8, 8, 8]
-    assert not any(paths & set(fold["files"]) for paths, fold in zip(seen, setup.contents["folds"], strict=True))
-    again = setup.answer()
-    assert len(seen) == 3, "the answers were not kept"
-    assert all((again[name] == first[name]).all() for name in first)
+    assert not any(paths & set(network["files"]) for paths, network in zip(seen, heads.networks, strict=True))
 
 
-def test_a_few_folds_leave_the_rest_unanswered(setup):
-    logits = setup.answer(limit=1)
+def test_a_few_networks_leave_the_rest_unanswered(heads):
+    logits = heads.answer(networks=heads.networks[:1])
     assert (np.isnan(logits["int8"]).any(axis=1) == (np.arange(18) % 3 != 0)).all()
+    assert heads.answer(networks=[]) == {}
 
 
-def test_absent_damaged_and_foreign_folds_are_explained(setup):
-    path = setup.run / "folds_conv_net.pth"
-    setup.write(split_hash="another")
+def test_networks_of_another_arch_are_explained(heads):
+    foreign = heads.networks[0] | {"state": {"blocks.0.weight": torch.zeros(1)}}
+    with pytest.raises(InputError, match=r"of another arch \(blocks.0.weight\): run train.ipynb"):
+        heads.answer(networks=[foreign])
+
+
+def test_absent_damaged_and_foreign_files_are_explained(heads, tmp_path):
+    path = tmp_path / "folds_conv_net.pth"
+    contents = {"arch": "conv_net", "classes": CLASSES, "preprocessing": PREPROCESSING, "split_hash": "s", "body": "b"}
+
+    def load(split_hash: str = "s") -> list:
+        return load_folds(path, split_hash, "b")["folds"]
+
+    with pytest.raises(InputError, match="folds_conv_net.pth does not exist: run train.ipynb .* or set FOLD.* = 0"):
+        load()
+    torch.save({"folds": heads.networks, **contents}, path)
+    assert load()[0]["files"] == heads.networks[0]["files"]
     with pytest.raises(InputError, match="folds_conv_net.pth belongs to another split.csv.*run train.ipynb"):
-        setup.answer()
+        load("another")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="folds_conv_net.pth cannot be read: it is truncated.*run train.ipynb"):
-        setup.answer()
-    torch.save({"arch": "conv_net"}, path)
+        load()
+    torch.save(contents, path)
     with pytest.raises(InputError, match="folds_conv_net.pth has no folds.*run train.ipynb"):
-        setup.answer()
-    path.unlink()
-    with pytest.raises(InputError, match="folds_conv_net.pth does not exist: run train.ipynb .* or set FOLDS = 0"):
-        setup.answer()
-
-
-def test_recipe_that_this_cpu_has_not_and_other_networks_are_explained(setup):
-    update_report(setup.run, "quantization", {"recipe": "S4S4"})
-    with pytest.raises(InputError, match="recipe 'S4S4', which this CPU has not: run onnx_quant.ipynb here"):
-        setup.answer()
-    fold = setup.contents["folds"][0]
-    setup.write(folds=[fold | {"state": fold["state"] | {"blocks.0.weight": torch.zeros(1)}}])
-    with pytest.raises(InputError, match=r"of another arch \(blocks.0.weight\): run train.ipynb"):
-        setup.answer()
+        load()

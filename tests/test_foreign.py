@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fill_folder
+from conftest import copy_project, fill_folder
 from nets import residual_net, to_int8
 
-from utils.compare_models.predictor import unsplit_index
+from utils.compare_models.answers import unsplit_index
 from utils.datasets import ImageDataset, evaluation_transform
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -17,6 +18,8 @@ RUN = """
 import json, sys, run, pathlib
 print(run.execute("compare_models", json.loads(sys.argv[1]), pathlib.Path("foreign.ipynb")))
 """
+CAPTION = "in these files"
+OTHER_CAPTION = "on the test part and more"
 
 
 @pytest.fixture
@@ -31,23 +34,37 @@ def settings(tmp_path) -> dict:
     return {"DATA": str(data), "NAME": "foreign", "ARCH": "", "MODELS": models, "PAIR": ["float", "small"], "ROUNDS": 4}
 
 
-def compare(project, settings: dict) -> str:
+def compare(project: Path, settings: dict) -> str:
     command = [sys.executable, "-c", RUN, json.dumps(settings)]
     done = subprocess.run(command, cwd=project, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
+def read_comparison(project: Path) -> dict:
+    path = project / "checkpoints" / "foreign" / "report.json"
+    return json.loads(path.read_text(encoding="utf-8"))["comparison"]
+
+
 def test_other_peoples_models_get_a_table_a_verdict_and_a_card(project, settings):
     assert compare(project, settings | {"PREPROCESSING": PREPROCESSING}) == "None"
-    folder = project / "checkpoints" / "foreign"
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))["comparison"]
+    report = read_comparison(project)
     assert set(report["models"]) == {"float", "small"}
     assert set(report["pairs"]) == {"in these files", "in these files, test part"}
+    assert {row["model"] for row in report["robustness"]} == {"float", "small"}
     assert report["verdict"]["ship"] == "float"
-    assert "cannot be excluded in these files (22 images)" in report["verdict"]["reason"]
-    assert "# float: images in folders" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "macro-F1 in these files (22 images), where 0.01 is allowed" in report["verdict"]["reason"]
+    card = (project / "checkpoints" / "foreign" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "# float: images in folders" in card
 
 
-def test_missing_preprocessing_stops_with_the_setting_to_make(project, settings):
-    assert "float.onnx does not say how its images are prepared: set PREPROCESSING" in compare(project, settings)
+def test_another_caption_changes_no_verdict(tmp_path, settings):
+    project = copy_project(tmp_path / "project")
+    for path in [project / "compare_models.ipynb", *(project / "utils" / "compare_models").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(CAPTION, OTHER_CAPTION), encoding="utf-8")
+    assert compare(project, settings | {"PREPROCESSING": PREPROCESSING}) == "None"
+    report = read_comparison(project)
+    assert OTHER_CAPTION in report["pairs"], "nothing was renamed: the test shows nothing"
+    assert report["verdict"]["ship"] == "float"
+    assert f"macro-F1 {OTHER_CAPTION} (22 images)" in report["verdict"]["reason"]

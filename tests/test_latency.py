@@ -1,19 +1,27 @@
 """The latency protocol: what it measures, and that its statistics are right; no time is asserted."""
 
 import math
+import multiprocessing
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import ROOT
+from nets import to_onnx
 
 from utils.checkpoint import save_checkpoint
-from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency, median_interval, read_input, summarize
+from utils.compare_models import latency_worker
+from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency, median_interval, summarize
 from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.images import read_image
 from utils.model import ConvNet
-from utils.onnx_quant.export import export_onnx, write_metadata
+from utils.onnx_quant.onnx_file import write_metadata
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.2, 0.3]}
 PHOTOS = [ROOT / "data" / "train" / "tomato" / f"tomato_00_0{number}.jpg" for number in range(3)]
@@ -26,10 +34,10 @@ def timing(tmp_path_factory):
     model = ConvNet(3).eval()
     details = {"arch": "conv_net", "classes": list("abc")}
     save_checkpoint(folder / "net.pth", model, **details, preprocessing=PREPROCESSING)
-    export_onnx(model, 64, folder / "net.onnx")
+    to_onnx(model, folder / "net.onnx")
     write_metadata(folder / "net.onnx", **details)
     paths = {"pytorch": folder / "net.pth", "onnx": folder / "net.onnx"}
-    return measure_latency(paths, PHOTOS, (1, 3), rounds=5, threads=1, preprocessing=PREPROCESSING)
+    return measure_latency(paths, PHOTOS, (1, 3), rounds=5, preprocessing=PREPROCESSING)
 
 
 def test_every_model_is_timed_at_every_task(timing):
@@ -52,12 +60,46 @@ def test_each_process_tells_how_it_started(timing):
     )
 
 
+def test_process_that_runs_onnx_stays_free_of_what_it_does_not_need(tmp_path):
+    to_onnx(ConvNet(3).eval(), tmp_path / "net.onnx")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        worker.submit(latency_worker.start, tmp_path / "net.onnx", PHOTOS, PREPROCESSING).result()
+        assert worker.submit(latency_worker.time_task, PHOTO, True).result()
+        modules = worker.submit(eval, "set(__import__('sys').modules)").result()
+    assert "onnxruntime" in modules and not modules & {"torch", "pandas", "scipy", "sklearn"}
+
+
+KILLED = """
+import os, sys, multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from utils.compare_models import latency_worker
+worker = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+worker.submit(latency_worker.start, Path(sys.argv[1]), [Path(sys.argv[2])], None).result()
+print(next(iter(worker._processes)), flush=True)
+os.abort()
+"""
+
+
+def test_process_ends_when_the_one_that_measures_is_killed(tmp_path):
+    to_onnx(ConvNet(3).eval(), tmp_path / "net.onnx")
+    write_metadata(tmp_path / "net.onnx", preprocessing=PREPROCESSING)
+    command = [sys.executable, "-c", KILLED, tmp_path / "net.onnx", PHOTOS[0]]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
+    process = int(done.stdout)
+    for _ in range(300):
+        if not psutil.pid_exists(process):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {process} lives on")
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [64, 100, 224])
 def test_photos_are_prepared_as_in_training(interpolation, size):
     preprocessing = PREPROCESSING | {"interpolation": interpolation, "image_size": size}
     expected = evaluation_transform(preprocessing)(read_image(PHOTOS[0])).numpy()
-    prepared = read_input(PHOTOS[0], preprocessing)
+    prepared = latency_worker.read_input(PHOTOS[0], preprocessing)
     assert prepared.dtype == expected.dtype and prepared.shape == expected.shape
     assert np.abs(prepared - expected).max() < 1e-6
 
@@ -65,7 +107,7 @@ def test_photos_are_prepared_as_in_training(interpolation, size):
 def test_broken_model_is_named_and_not_the_process(tmp_path):
     (tmp_path / "cut.onnx").write_bytes(b"cut")
     with pytest.raises(Exception) as error:
-        measure_latency({"onnx": tmp_path / "cut.onnx"}, PHOTOS, (1,), rounds=1, threads=1, preprocessing=PREPROCESSING)
+        measure_latency({"onnx": tmp_path / "cut.onnx"}, PHOTOS, (1,), rounds=1, preprocessing=PREPROCESSING)
     assert isinstance(error.value, InputError) and "cut.onnx" in str(error.value)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 
 import pytest
 from conftest import ROOT
@@ -16,6 +17,11 @@ def notebook(request) -> dict:
 
 def code_cells(notebook: dict) -> list[dict]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def settings_cell(notebook: dict) -> dict:
+    (cell,) = [cell for cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    return cell
 
 
 def outputs(notebook: dict) -> list[dict]:
@@ -50,6 +56,15 @@ def test_cells_are_short(notebook):
 
 
 def test_settings_stand_in_one_cell_with_their_reasons(notebook):
-    (cell,) = [cell for cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
-    for line in cell["source"]:
+    for line in settings_cell(notebook)["source"]:
         assert re.fullmatch(r"[A-Z0-9_]+ = .+  # .+\n?", line), line
+
+
+def test_a_setting_is_the_same_line_in_every_notebook_that_has_it():
+    """Name, default and reason: `run.py -p SETTING=VALUE` reaches all of them, so it must mean one thing."""
+    lines = defaultdict(set)
+    for name in NAMES:
+        notebook = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))
+        for line in settings_cell(notebook)["source"]:
+            lines[line.split(" = ")[0]].add(line.rstrip("\n"))
+    assert not [sorted(versions) for versions in lines.values() if len(versions) > 1]

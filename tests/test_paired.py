@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import beta, chi2, poisson
 
+from utils.compare_models.paired_comparison import recall_differences
 from utils.intervals import (
     flip_effects,
     macro_f1_difference_interval,
     mcnemar_p,
     paired_interval,
     rare_sum_interval,
-    recall_differences,
     resample_weights,
     wilson_interval,
 )
@@ -113,7 +113,10 @@ def flips(generator: np.random.Generator, counts: tuple[int, ...], size: int, no
     """Draw a classifier and its noisy twin: margins and noise alike within a group of `size` images."""
     labels = np.repeat(np.arange(3), np.array(counts) * size)
     groups = np.arange(len(labels)) // size
-    alike = lambda: (generator.normal(size=len(labels)) + generator.normal(size=len(labels))[groups]) / np.sqrt(2)  # noqa: E731
+
+    def alike() -> np.ndarray:
+        return (generator.normal(size=len(labels)) + generator.normal(size=len(labels))[groups]) / np.sqrt(2)
+
     margin, shift = 2 + alike(), noise * (alike() - 0.5)
     rival = (labels + generator.integers(1, 3, len(labels))) % 3
     return labels, np.where(margin > 0, labels, rival), np.where(margin + shift > 0, labels, rival), groups
@@ -125,13 +128,13 @@ def test_interval_seldom_excludes_a_true_loss_where_the_bootstrap_often_does():
     truth = macro_f1(labels, second, 3) - macro_f1(labels, first, 3)
     assert truth < 0
     missed = {"ours": 0, "bootstrap": 0}
-    for _ in range(50):
+    for _ in range(25):
         labels, first, second, groups = flips(generator, (18, 18, 7), 7, 0.05)
         missed["ours"] += macro_f1_difference_interval(labels, first, second, 3, groups)[0] > truth
         weights = resample_weights(labels, groups, draws=200)
         scores = [weighted_macro_f1(labels, each, 3, weights) for each in (first, second)]
         missed["bootstrap"] += np.percentile(scores[1] - scores[0], 2.5) > truth
-    assert missed["ours"] <= 2 and missed["bootstrap"] >= 15
+    assert missed["ours"] <= 1 and missed["bootstrap"] >= 7
 
 
 def test_calibration_error_equals_a_plain_loop():

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-SOURCES = [ROOT / "run.py", *sorted(ROOT.glob("utils/*.py")), *sorted(ROOT.glob("tools/*.py"))]
+SOURCES = [ROOT / "run.py", *sorted(ROOT.glob("utils/**/*.py")), *sorted(ROOT.glob("tools/*.py"))]
 OPENING = {"open", "read_text", "write_text"}
 
 
@@ -32,7 +32,7 @@ def test_the_lock_is_what_requirements_in_leads_to_on_three_systems(tmp_path):
         assert any(f"sys_platform == '{system}'" in line for line in compiled), f"nothing is special about {system}?"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_text_files_are_opened_as_utf_8(source):
     for call in calls(source):
         words = {keyword.arg for keyword in call.keywords}
@@ -43,7 +43,7 @@ def test_text_files_are_opened_as_utf_8(source):
             assert "encoding" in words, f"{source.name}, line {call.lineno}: the system decides the encoding"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_shell_no_link_no_fork(source):
     for call in calls(source):
         assert not any(keyword.arg == "shell" for keyword in call.keywords), f"{source.name}, line {call.lineno}"

@@ -11,7 +11,7 @@ from nets import residual_net
 from PIL import Image
 
 from utils.onnx_quant.deploy import write_deployable
-from utils.onnx_quant.export import write_metadata
+from utils.onnx_quant.onnx_file import write_metadata
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["사과", "cherry", "tomato"]
@@ -31,7 +31,6 @@ def folder(tmp_path_factory):
     write_metadata(folder / "net.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
     for name, any_size in (("any", True), ("fixed", False)):
         write_deployable(folder / "net.onnx", folder / f"{name}_deploy.onnx", PREPROCESSING, any_size=any_size)
-        write_metadata(folder / f"{name}_deploy.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
     generator = np.random.default_rng(0)
     for number in range(3):
         pixels = generator.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)
@@ -57,9 +56,9 @@ def test_prints_class_and_probability_of_each_photo(folder, model):
 
 @pytest.mark.parametrize(("threshold", "unsure"), [(0.0, False), (1.01, True)])
 def test_says_when_it_is_not_sure(folder, tmp_path, threshold, unsure):
-    write_deployable(folder / "net.onnx", tmp_path / "net_deploy.onnx", PREPROCESSING)
-    details = {"classes": CLASSES, "preprocessing": PREPROCESSING, "abstain_below": threshold}
-    write_metadata(tmp_path / "net_deploy.onnx", **details)
+    residual_net(tmp_path / "net.onnx")
+    write_metadata(tmp_path / "net.onnx", classes=CLASSES, preprocessing=PREPROCESSING, abstain_below=threshold)
+    write_deployable(tmp_path / "net.onnx", tmp_path / "net_deploy.onnx", PREPROCESSING)
     done = predict(folder, tmp_path / "net_deploy.onnx", "0.png")
     assert done.returncode == 0 and done.stdout.strip().endswith("unsure") == unsure
 

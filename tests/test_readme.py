@@ -1,10 +1,12 @@
 """What the README says is so."""
 
-import ast
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from tools import update_readme
@@ -18,6 +20,28 @@ def test_table_and_plots_are_those_of_the_committed_notebooks():
         assert (ROOT / "docs" / name).read_bytes() == update_readme.plot(name), f"docs/{name} is stale"
 
 
+def write_notebook(path: Path, *tags: str) -> None:
+    """Write a notebook whose tagged cells say their tags, below a heading of any name."""
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "## Anything"}]
+    for tag in tags:
+        outputs = [{"output_type": "stream", "text": "noise"}, {"data": {"text/markdown": f"### {tag} \\1"}}]
+        cells.append({"cell_type": "code", "metadata": {"tags": [tag]}, "outputs": outputs})
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+def test_marks_are_filled_from_tagged_cells_whatever_the_headings_say(tmp_path, monkeypatch):
+    write_notebook(tmp_path / "train.ipynb", "out-of-fold")
+    write_notebook(tmp_path / "compare_models.ipynb", "verdict", "result-table")
+    monkeypatch.setattr(update_readme, "ROOT", tmp_path)
+    before = "a\n<!-- results -->\nold\n<!-- end -->\nb\n<!-- out of fold -->\nold\n<!-- end -->\nc\n"
+    assert update_readme.update(before) == (
+        "a\n<!-- results -->\n### result-table \\1\n\nverdict \\1.\n<!-- end -->\nb\n"
+        "<!-- out of fold -->\n### out-of-fold \\1\n<!-- end -->\nc\n"
+    )
+    with pytest.raises(SystemExit, match="train.ipynb has no cell tagged grad-cam-after"):
+        update_readme.plot("grad_cam.png")
+
+
 def test_use_from_your_own_notebook(project, embedded):
     (snippet,) = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
     *lines, last = snippet.strip().splitlines()
@@ -26,22 +50,6 @@ def test_use_from_your_own_notebook(project, embedded):
     assert done.stdout.strip() in {"apple", "cherry", "tomato"}, done.stderr
 
 
-def test_modules_import_only_what_stands_above_them():
-    above = set()
-    for name in re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE):
-        source = ROOT / "utils" / f"{name}.py"
-        if not source.exists():
-            continue  # the table of notebooks
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            module = getattr(node, "module", "") or ""
-            if module.startswith("utils."):
-                assert module.removeprefix("utils.") in above, f"{name} imports {module}, which stands below it"
-        above.add(name)
-
-
-def test_every_module_and_every_file_it_names_exists():
-    modules = {path.stem for path in (ROOT / "utils").glob("*.py")} - {"__init__"}
-    named = re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)
-    assert modules <= set(named), f"not in the README: {modules - set(named)}"
+def test_every_file_it_names_exists():
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link

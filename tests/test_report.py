@@ -1,12 +1,16 @@
 """The report, the table and the model card, which cannot say different things."""
 
+import html
+import re
+
+import mistune
 import pandas as pd
 import pytest
-import yaml
+from huggingface_hub import ModelCard
 
 from utils.compare_models.model_card import model_entries, result_table, write_model_card
 from utils.config import InputError
-from utils.report import read_report, update_report
+from utils.report import extend_report, read_report, update_report
 
 PAIR = {
     "images": 304,
@@ -45,9 +49,10 @@ def run(tmp_path):
 
 
 def card(run) -> tuple[dict, str]:
+    """Write the card, and read it as the Hub does."""
     write_model_card(run)
-    _, front, text = (run / "MODEL_CARD.md").read_text(encoding="utf-8").split("---\n", 2)
-    return yaml.safe_load(front), text
+    read = ModelCard.load(run / "MODEL_CARD.md")
+    return read.data.to_dict(), read.text
 
 
 @pytest.mark.parametrize("ship", ["onnx", "int8"])
@@ -60,6 +65,29 @@ def test_card_has_the_front_matter_of_the_hub_with_the_score_of_what_ships(run, 
     assert result["dataset"]["name"] == "사과, on: off"
     assert ("int8" in front["tags"]) == (ship == "int8")
     assert f"**Ship `{ship}`**" in text
+
+
+NAMES = ["사과", "o'clock", 'say "cheese"', "<script>alert(1)<", "a|b", "*x*", "_x_", "__init__", "`y`", "~~gone~~"]
+NAMES += ["[z](evil)", "&amp;", "null", "---", "- x", "# x", "{{ 7 * 7 }}", "$x$", "back\\slash", "conv_net", "1.0"]
+NAMES += ["new\nline"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_shows_any_class_name_as_it_is(run, name):
+    report = read_report(run)
+    report["dataset"]["classes"] = {name: 10, "plain": 10}
+    report["comparison"]["verdict"]["reason"] = f"int8 loses 3.0% of {name}'s recall"
+    for section, values in report.items():
+        update_report(run, section, values)
+    front, text = card(run)
+    assert front["model-index"][0]["results"][0]["dataset"]["name"] == f"{name}, plain"
+    page = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "math"])(text)
+    assert "<script" not in page and "<del>" not in page and "math" not in page
+    shown = html.unescape(re.sub(r"</?(h1|h2|p|strong|code|ul|li|table|thead|tbody|tr|th|td)\b[^>]*>", "", page))
+    as_it_is = " ".join(name.split())
+    assert f"conv_net: {as_it_is}, plain" in shown
+    assert f"({as_it_is} 10, plain 10)" in shown
+    assert f"3.0% of {as_it_is}'s recall" in shown
 
 
 def test_card_says_what_the_report_says(run):
@@ -83,6 +111,16 @@ def test_report_keeps_the_keys_that_others_rely_on(run):
     assert {"macro_f1", "ci95", "bytes", "latency_ms", "peak_rss_mb"} <= set(model)
     assert set(model["latency_ms"]) == {"1", "16"} and {"p50", "p90", "p99"} <= set(model["latency_ms"]["1"])
     assert model["photo_to_answer_ms"]["p50"] == 1.0
+
+
+def test_further_evidence_joins_its_section_and_leaves_the_others_alone(run):
+    before = read_report(run)
+    extend_report(run, "comparison", {"robustness": [1]})
+    after = read_report(run)
+    assert after["comparison"].pop("robustness") == [1]
+    assert after == before
+    extend_report(run, "new", {"key": 1})
+    assert read_report(run)["new"] == {"key": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b'{"dataset": ', b"\xff\xfe"])

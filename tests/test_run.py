@@ -1,10 +1,12 @@
 """run.py when something is wrong: one sentence that names the thing and the next step."""
 
+import ast
+import shutil
 import subprocess
 import venv
 
 import pytest
-from conftest import copy_project, fill_folder, run_py
+from conftest import ROOT, copy_project, fill_folder, run_py
 
 import run
 
@@ -116,3 +118,15 @@ def test_interrupted_set_up_is_mended(small_set_up):
     run.LOCK.write_text("# nothing\n")
     run.set_up([])
     assert run.VENV_PYTHON.exists() and (run.VENV / "installed.json").exists()
+
+
+def test_an_older_python_is_told_that_it_is_too_old():
+    """Also one that knows neither `list[str]` nor `str | None`: nothing before the check may need a newer one."""
+    tree = ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+    imports = [statement for statement in tree.body if isinstance(statement, ast.Import | ast.ImportFrom)]
+    assert imports[0].module == "__future__" and imports[0].names[0].name == "annotations"
+    assert not {name.name for statement in imports for name in statement.names} & {"graphlib", "tomllib", "zoneinfo"}
+    for python in filter(shutil.which, ["python3.8", "python3.9", "python3.10"]):
+        if subprocess.run([python, "--version"], capture_output=True).returncode == 0:  # or it is an empty shim
+            done = subprocess.run([python, ROOT / "run.py"], capture_output=True, encoding="utf-8")
+            assert done.stderr.startswith("run.py needs Python 3.11 or newer, this is 3."), done.stderr

@@ -1,5 +1,6 @@
 """The Stop button, pressed for real: the kernel is interrupted in the middle of training."""
 
+import ast
 import time
 
 import nbformat
@@ -7,10 +8,11 @@ import pytest
 from conftest import fill_folder
 from jupyter_client.manager import start_new_kernel
 
+from utils.checkpoint import load_checkpoint
 from utils.images import scan_folder
 from utils.split import save_index, split_index
 
-EPOCHS = 25
+EPOCHS = 15
 
 
 class Kernel:
@@ -18,10 +20,11 @@ class Kernel:
 
     def __init__(self, project, **settings):
         cells = nbformat.read(project / "train.ipynb", as_version=4).cells
-        self.cells = [cell.source for cell in cells if cell.cell_type == "code"]
-        place = next(i for i, source in enumerate(self.cells) if source.startswith("DATA ="))
-        self.cells[place] += "\n" + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
-        self.loop = next(i for i, source in enumerate(self.cells) if source.startswith("try:"))
+        cells = [cell for cell in cells if cell.cell_type == "code"]
+        tagged = {tag: place for place, cell in enumerate(cells) for tag in cell.metadata.get("tags", [])}
+        self.cells = [cell.source for cell in cells]
+        self.cells[tagged["parameters"]] += "\n" + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+        self.training, self.takeaways = tagged["training"], tagged["takeaways"]
         self.manager, self.client = start_new_kernel(cwd=str(project))
 
     def run(self, *sources: str) -> None:
@@ -33,8 +36,12 @@ class Kernel:
         reply = self.client.execute_interactive("", user_expressions={"it": expression}, timeout=60)
         return reply["content"]["user_expressions"]["it"]["data"]["text/plain"]
 
+    def losses(self) -> list[float]:
+        """The training losses of epoch 1 and those after it."""
+        return ast.literal_eval(self.evaluate("record.history['train_loss'].tolist()[1:]"))
+
     def press_stop(self, after_file) -> dict:
-        request = self.client.execute(self.cells[self.loop])
+        request = self.client.execute(self.cells[self.training])
         while not after_file.exists():
             time.sleep(0.01)
         time.sleep(0.3)
@@ -64,23 +71,23 @@ def test_stop_keeps_what_was_reached_and_the_next_run_goes_on(project, settings)
     last = project / "checkpoints" / "stopped" / "last_conv_net.pth"
     kernel = Kernel(project, **settings)
     try:
-        kernel.run(*kernel.cells[: kernel.loop])
+        kernel.run(*kernel.cells[: kernel.training])
         assert kernel.press_stop(after_file=last)["status"] == "ok"
-        reached = int(kernel.evaluate("len(history)"))
+        reached = int(kernel.evaluate("len(record.history)"))
         assert 1 <= reached <= EPOCHS, "it was stopped too late to show anything"
         # a fold would train for all epochs again; what is asked here is whether the cells work
-        kernel.run("epochs = 1", *kernel.cells[kernel.loop + 1 :])
-        before = kernel.evaluate("history['train_loss'].tolist()[1:]")
+        kernel.run("epochs = 1", *kernel.cells[kernel.training + 1 : kernel.takeaways + 1])
+        before = kernel.losses()
     finally:
         kernel.close()
 
+    saved = len(load_checkpoint(last)["history"])
+    assert reached - 1 <= saved <= reached
     kernel = Kernel(project, **settings, RESUME=True)
     try:
-        kernel.run(*kernel.cells[: kernel.loop])
-        saved = int(kernel.evaluate("len(history)"))
-        assert reached - 1 <= saved <= reached
-        kernel.run(kernel.cells[kernel.loop])
-        assert int(kernel.evaluate("len(history)")) == EPOCHS + 1
-        assert kernel.evaluate(f"history['train_loss'].tolist()[1:{saved}]")[:-1] in before
+        kernel.run(*kernel.cells[: kernel.training + 1])
+        after = kernel.losses()
+        assert len(after) == EPOCHS
+        assert after[: saved - 1] == before[: saved - 1]
     finally:
         kernel.close()

@@ -1,33 +1,33 @@
 """Training stops when it is lost, keeps its best epoch, and never trains on what it is judged by."""
 
-from functools import partial
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import fill_folder
+from conftest import fill_folder, photo
 
-from utils import training
-from utils.checkpoint import save_checkpoint
+from bench.notebooks import run_cells
+from utils import model as model_module
+from utils.checkpoint import load_folds, save_checkpoint, save_folds
 from utils.config import InputError, seed_everything
-from utils.cross_validation import cross_validate
+from utils.cross_validation import assign_folds, cross_validate
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
+from utils.features import fingerprint
 from utils.images import scan_folder
 from utils.metrics import macro_f1
-from utils.model import DEVICE, ConvNet, predict
-from utils.train.head import view_features
-from utils.train.training import (
-    best_epoch,
-    fine_tune,
-    head_then_fine_tune,
-    make_optimizer,
-    resume_training,
-    train_epoch,
-)
+from utils.model import DEVICE, ConvNet, load_model, predict
+from utils.split import save_index, split_index
+from utils.train.training import HEAD_RATE, Record, best_epoch, make_optimizer, train_epoch
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["apple", "tomato"]
+DETAILS = {"arch": "conv_net", "classes": CLASSES, "preprocessing": PREPROCESSING, "split_hash": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def image_set(folder, part: pd.DataFrame) -> ImageDataset:
     return ImageDataset(folder, part, CLASSES, evaluation_transform(PREPROCESSING))
 
 
-def conv_net() -> tuple[ConvNet, dict]:
-    return ConvNet(len(CLASSES)).to(DEVICE), PREPROCESSING
+def conv_net() -> ConvNet:
+    return ConvNet(len(CLASSES)).to(DEVICE)
 
 
 def test_an_epoch_lowers_the_loss(data):
     seed_everything(0)
-    dataset, model = image_set(*data), conv_net()[0]
+    dataset, model = image_set(*data), conv_net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = [train_epoch(model, make_loader(dataset, 8, epoch=epoch), optimizer) for epoch in (1, 2, 3)]
     assert losses[2] < losses[0] / 2
@@ -56,7 +56,7 @@ def test_an_epoch_lowers_the_loss(data):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_training(data, value):
-    model = conv_net()[0]
+    model = conv_net()
     with torch.no_grad():
         model.classifier.weight.fill_(value)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -64,27 +64,22 @@ def test_a_loss_that_is_no_number_stops_training(data, value):
         train_epoch(model, make_loader(image_set(*data), 8, epoch=1), optimizer)
 
 
-def test_the_best_epoch_is_kept_and_not_the_last(data, monkeypatch):
-    """The epochs' weights are set by hand: the second one is right about every image, the last one about few."""
-    folder, index = data
-    valid_loader = make_loader(image_set(folder, index), 64)
-    seed_everything(0)
-    good = fine_tune(conv_net()[0], image_set(folder, index), valid_loader, 4, 8, 1e-3).state_dict()
-    good = {name: value.clone() for name, value in good.items()}
-    bad = good | {name: -good[name] for name in ("classifier.weight", "classifier.bias")}
-    epochs = iter([bad, good, bad])
-
-    def set_weights(model, *_):
-        model.load_state_dict(next(epochs))
-        return 0.0
-
-    monkeypatch.setattr(training, "train_epoch", set_weights)
-    start = conv_net()[0]
-    start.load_state_dict(bad)
-    kept = fine_tune(start, image_set(folder, index), valid_loader, 3, 8, 1e-3)
-    logits, labels = predict(kept, valid_loader)
-    assert macro_f1(labels, logits.argmax(1), 2) > 0.9
-    assert all(torch.equal(value, good[name]) for name, value in kept.state_dict().items())
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_best_epoch_is_kept_and_not_the_last(tmp_path, on_disk):
+    """The second of three epochs is right about every image; its weights are all 2."""
+    paths = [tmp_path / "best.pth", tmp_path / "last.pth"] if on_disk else []
+    record, model, labels = Record(*paths, DETAILS) if on_disk else Record(), conv_net(), np.array([0, 1])
+    optimizer, schedule = make_optimizer(model, 1e-3, steps=3)
+    record.start(model, optimizer, schedule)
+    for epoch, logits in enumerate([[[1, 0], [1, 0]], [[1, 0], [0, 1]], [[0, 1], [1, 0]]]):
+        with torch.no_grad():
+            model.classifier.weight.fill_(epoch + 1)
+        record.add(0.5, np.array(logits, dtype=float), labels)
+    assert best_epoch(record.history) == 1 and (record.history["valid_macro_f1"].round(2) == [0.33, 1, 0]).all()
+    assert (record.best_model().classifier.weight == 2).all()
+    if on_disk:
+        saved, details = load_model(paths[0])
+        assert (saved.classifier.weight == 2).all() and details["metrics"]["epoch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -100,8 +95,13 @@ def test_which_epoch_is_the_best(scores, losses, best):
     assert best_epoch(pd.DataFrame({"valid_macro_f1": scores, "valid_loss": losses})) == best
 
 
+def test_a_training_stopped_before_its_first_epoch_says_so():
+    with pytest.raises(InputError, match="no epoch was finished.*run training again"):
+        best_epoch(Record().history)
+
+
 def test_the_head_learns_faster_than_what_is_pretrained_and_rates_fall_in_the_end():
-    model = conv_net()[0]
+    model = conv_net()
     optimizer, schedule = make_optimizer(model, 1e-3, steps=10)
     rates = []
     for _ in range(10):
@@ -109,100 +109,180 @@ def test_the_head_learns_faster_than_what_is_pretrained_and_rates_fall_in_the_en
         optimizer.step()
         schedule.step()
     body, head = np.array(rates).T
-    assert np.allclose(head / body, training.SLOWER) and head.max() == pytest.approx(1e-3)
+    assert np.allclose(head / body, HEAD_RATE) and head.max() == pytest.approx(1e-3)
     assert head.argmax() == 2 and head[-1] < head[0] < head[2]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
 
 
-def train(folder, index, epochs, stop_after, path, resume=False):
-    """The loop of train.ipynb, ended early."""
+def train(data, folder: Path, epochs: int, stop_after: int, resume: bool = False) -> Record:
+    """Train from random weights and end early."""
     seed_everything(0)
-    model, dataset = conv_net()[0], image_set(folder, index)
+    model, dataset = conv_net(), image_set(*data)
     optimizer, schedule = make_optimizer(model, 1e-3, epochs * len(make_loader(dataset, 8, epoch=1)))
-    history = resume_training(path, model, optimizer, schedule, {"SEED": 0, "epochs": epochs}) if resume else []
-    for epoch in range(len(history) + 1, stop_after + 1):
-        history.append([train_epoch(model, make_loader(dataset, 8, epoch=epoch), optimizer, schedule), 0.0, 0.0])
-        states = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "history": history}
-        details = {"arch": "conv_net", "classes": CLASSES, "preprocessing": PREPROCESSING}
-        save_checkpoint(path, model, **details, **states, run={"SEED": 0, "epochs": epochs})
-    return model.state_dict(), history
+    record = Record(folder / "best.pth", folder / "last.pth", DETAILS, {"SEED": 0, "epochs": epochs}, resume)
+    record.start(model, optimizer, schedule)
+    for epoch in range(record.next_epoch, stop_after):
+        loss = train_epoch(model, make_loader(dataset, 8, epoch=epoch), optimizer, schedule)
+        record.add(loss, *predict(model, make_loader(dataset, 64)))
+    return record
 
 
 def test_a_resumed_training_ends_with_the_same_bits(data, tmp_path):
-    whole, losses = train(*data, 4, 4, tmp_path / "whole.pth")
-    train(*data, 4, 2, tmp_path / "last.pth")
-    resumed, resumed_losses = train(*data, 4, 4, tmp_path / "last.pth", resume=True)
-    assert resumed_losses == losses
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    (tmp_path / "whole").mkdir()
+    whole = train(data, tmp_path / "whole", 4, 4)
+    train(data, tmp_path, 4, 2)
+    resumed = train(data, tmp_path, 4, 4, resume=True)
+    assert resumed.history.equals(whole.history)
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_resuming_with_other_settings_is_refused_and_without_a_file_starts_anew(data, tmp_path):
-    assert train(*data, 2, 0, tmp_path / "none.pth", resume=True)[1] == []
-    train(*data, 3, 1, tmp_path / "last.pth")
+    assert train(data, tmp_path, 2, 0, resume=True).next_epoch == 0
+    train(data, tmp_path, 3, 1)
     with pytest.raises(InputError, match="last.pth was trained with another epochs: .*RESUME = False"):
-        train(*data, 5, 5, tmp_path / "last.pth", resume=True)
+        train(data, tmp_path, 5, 5, resume=True)
 
 
 # --- in folds
 
 
-def whole_recipe(folder, index, epochs):
-    def versions(part, augmented=()):
-        return image_set(folder, part)
-
-    model = conv_net()[0]
-    features, rows = view_features(model, versions, index, [], 0)
-    codes = index["group"].factorize()[0]
-    options = {"features": features, "rows": rows, "codes": codes, "image_set": versions, "augmented": []}
-    return model, partial(head_then_fine_tune, model=model, **options, epochs=epochs, batch_size=8, learning_rate=1e-3)
-
-
-@pytest.mark.parametrize("epochs", [0, 2])
-def test_the_weights_of_a_fold_give_its_answers(data, epochs):
-    folder, index = data
-    seed_everything(0)
-    model, recipe = whole_recipe(folder, index, epochs)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    parts = index[index.index % 3 == 0], index[index.index % 3 == 1], index[index.index % 3 == 2]
-    logits, state = recipe(*parts)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the fresh net changed"
-    assert (len(state) == 2) == (epochs == 0)
-    assert all(value.dtype == before[name].dtype for name, value in state.items())
-    model.load_state_dict(state, strict=False)
-    again, labels = predict(model, make_loader(image_set(folder, parts[2]), 64))
-    np.testing.assert_allclose(logits, again, atol=1e-4)
-    assert macro_f1(labels, logits.argmax(1), 2) > 0.7
-
-
 def test_every_image_is_predicted_once_by_a_network_that_saw_nothing_of_its_group(data):
     _, index = data
+    index = index.set_index(index.index + 100)  # rows are found by position, whatever their labels are
     rounds = []
 
-    def recipe(*parts):
-        rounds.append(parts)
-        return np.full((len(parts[2]), 2), len(rounds)), {"round": torch.tensor(len(rounds))}
+    def fit(train_part: pd.DataFrame, valid: pd.DataFrame) -> ConvNet:
+        rounds.append([train_part, valid])
+        return ConvNet(2)
 
-    found = cross_validate(index, index["group"], recipe, folds=3, repeats=2)
+    def answer(model: ConvNet, test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        rounds[-1].append(test)
+        return np.full((len(test), 2), len(rounds)), (test["class"] == "tomato").to_numpy(int)
+
+    fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=2)
+    found = cross_validate(index, fold_of, fit, answer, ConvNet(2))
     assert found.logits.shape == (2, len(index), 2)
-    assert (found.logits[0, :, 0] == found.folds[0] + 1).all() and (found.logits[1, :, 0] == found.folds[1] + 4).all()
-    assert (found.folds[0] != found.folds[1]).any(), "the repeats have the same folds"
+    assert (found.logits[0, :, 0] == fold_of[0] + 1).all() and (found.logits[1, :, 0] == fold_of[1] + 4).all()
+    assert (found.labels == (index["class"] == "tomato")).all()
+    assert (fold_of[0] != fold_of[1]).any(), "the repeats have the same folds"
     for train_part, valid, test in rounds:
         groups = [set(part["group"]) for part in (train_part, valid, test)]
         assert groups[0] and not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
         assert len(train_part) + len(valid) + len(test) == len(index)
     assert sorted(file for network in found.networks for file in network["files"]) == sorted(index["path"])
     with pytest.raises(InputError, match="FOLDS is 2: at least 3"):
-        cross_validate(index, index["group"], recipe, folds=2, repeats=1)
+        assign_folds(index["class"], index["group"], folds=2, repeats=1)
 
 
-def test_the_same_seed_gives_the_same_predictions(data):
-    folder, index = data
+def notebook_training(data, folder: Path, epochs: int, seed: int = 0) -> dict:
+    """The transforms, the features and the training that train.ipynb shows, on a few images."""
+    names = run_cells("train", ["imports", "parameters"], {})
+    names.update(data=data[0], run=folder, index=data[1], classes=CLASSES, augmented=["tomato"], epochs=epochs)
+    names.update(SEED=seed, BATCH_SIZE=8, VIEWS=1)
+    return run_cells("train", ["transforms", "views", "fit"], names)
 
-    def run(seed: int) -> np.ndarray:
-        seed_everything(0)
-        _, recipe = whole_recipe(folder, index, epochs=1)
-        return cross_validate(index, index["group"], recipe, folds=3, repeats=1, seed=seed).logits
 
-    first = run(1)
-    assert (first == run(1)).all()
-    assert (first != run(2)).any()
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_the_networks_of_the_folds_are_rebuilt_from_the_shipped_one_without_pretrained_weights(
+    data, tmp_path, monkeypatch, epochs
+):
+    names, index = notebook_training(data, tmp_path, epochs), data[1]
+    before = copy.deepcopy(names["backbone"].state_dict())
+    fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=1)
+    trained = names["fit"](index[fold_of[0] > 0], index[fold_of[0] == 0])
+    details = DETAILS | {"preprocessing": names["preprocessing"]}
+    save_checkpoint(tmp_path / "fine_tuned_conv_net.pth", trained, **details)
+    shipped, _ = load_model(tmp_path / "fine_tuned_conv_net.pth")
+    oof = cross_validate(index, fold_of, names["fit"], names["views"].predict, shipped)
+    assert all(torch.equal(value, before[name]) for name, value in names["backbone"].state_dict().items())
+    assert macro_f1(oof.labels, oof.logits[0].argmax(axis=1), 2) > 0.9
+    path = tmp_path / "folds_conv_net.pth"
+    save_folds(path, oof.networks, fingerprint(shipped), **details)
+    assert all((len(network["state"]) == 2) == (epochs == 0) for network in oof.networks)
+
+    monkeypatch.setattr(model_module, "CHECKPOINTS", tmp_path / "no pretrained weights here")
+    model, _ = load_model(tmp_path / "fine_tuned_conv_net.pth")
+    for network in load_folds(path, split_hash="0", body=fingerprint(model))["folds"]:
+        model.load_state_dict(network["state"], strict=False)
+        asked = index["path"].isin(network["files"]).to_numpy()
+        logits, _ = predict(model, make_loader(names["image_set"](index[asked]), 64))
+        np.testing.assert_allclose(logits, oof.logits[0, asked], atol=1e-4)
+
+
+def test_folds_of_another_training_or_split_are_refused_with_the_next_step(tmp_path):
+    path, shipped, other = tmp_path / "folds_conv_net.pth", ConvNet(2), ConvNet(2)
+    save_folds(path, [], fingerprint(shipped), **DETAILS)
+    assert load_folds(path, split_hash="0", body=fingerprint(shipped))["classes"] == CLASSES
+    step = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0"
+    with pytest.raises(InputError, match=f"folds_conv_net.pth belongs to another training than .*: {step}"):
+        load_folds(path, split_hash="0", body=fingerprint(other))
+    with pytest.raises(InputError, match=f"folds_conv_net.pth belongs to another split.csv than .*: {step}"):
+        load_folds(path, split_hash="1", body=fingerprint(shipped))
+
+
+def test_the_same_seed_gives_the_same_predictions(data, tmp_path):
+    def predictions(seed: int) -> np.ndarray:
+        names, index = notebook_training(data, tmp_path, 1, seed), data[1]
+        fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=1)
+        torch.rand(5)  # whatever else was drawn before
+        return cross_validate(index, fold_of, names["fit"], names["views"].predict, ConvNet(2)).logits
+
+    first = predictions(1)
+    assert (first == predictions(1)).all()
+    assert (first != predictions(2)).any()
+
+
+# --- the number to quote is made by the lines that the notebook shows
+
+
+@pytest.fixture(scope="module")
+def hard_photos(project, tmp_path_factory) -> Path:
+    """Photos that no network can tell apart, as both classes have the same color, and their split."""
+    folder, generator = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        for number in range(30):
+            photo(generator, (150, 120, 60)).save(folder / name / f"{number:02d}.jpg")
+    index, refused = scan_folder(folder)
+    index["group"] = index["path"]
+    index["split"] = split_index(index)
+    (project / "checkpoints" / "edited").mkdir()
+    save_index(project / "checkpoints" / "edited" / "split.csv", index, refused)
+    return folder
+
+
+def notebook_cells(project: Path, settings: dict) -> list[tuple[list[str], str]]:
+    """Tags and source of train.ipynb's code cells, with other settings, up to the out-of-fold score."""
+    cells = []
+    for cell in json.loads((project / "train.ipynb").read_text(encoding="utf-8"))["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code":
+            cells.append((tags, "".join(cell["source"])))
+        if "parameters" in tags:
+            cells.append(([], "\n".join(f"{name} = {value!r}" for name, value in settings.items())))
+        if "out-of-fold" in tags:
+            return cells
+    raise AssertionError("no cell is tagged out-of-fold")
+
+
+def test_editing_the_loop_in_the_notebook_moves_the_number_to_quote(project, hard_photos):
+    """As a user would: run all cells, edit the one with the loop, run it and those below it again."""
+    settings = {"DATA": str(hard_photos), "NAME": "edited", "FINE_TUNE_EPOCHS": 1, "FOLDS": 3, "REPEATS": 1}
+    cells = notebook_cells(project, settings)
+    place = next(position for position, (tags, _) in enumerate(cells) if "fit" in tags)
+    code = [source for _, source in cells]
+    edited = code[place].replace("LEARNING_RATE, steps", "0.0, steps")
+    assert edited != code[place]
+    script = [
+        *code,
+        "print('score', oof_score['score'])",
+        edited,
+        *code[place + 1 :],
+        "print('score', oof_score['score'])",
+    ]
+    (project / "edited.py").write_text("\n".join(script), encoding="utf-8")
+    done = subprocess.run([sys.executable, "edited.py"], cwd=project, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    as_committed, without_learning = [line for line in done.stdout.splitlines() if line.startswith("score")]
+    assert as_committed != without_learning

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.checkpoint import save_checkpoint
 from utils.config import CHECKPOINTS, InputError, relative, seed_everything
-from utils.datasets import ImageDataset, evaluation_transform, make_loader
+from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
 from utils.images import scan_folder
 from utils.intervals import wilson_interval
 from utils.metrics import macro_f1
@@ -84,7 +84,7 @@ def main(data: Path, output: Path) -> None:
             basic,
         ]
     )
-    train_set = ImageDataset(data, train_index, classes, basic, minority=classes, minority_transform=augmented)
+    train_set = ImageDataset(data, train_index, classes, basic, Augmentation(augmented, classes))
     counts = np.bincount(train_set.labels, minlength=len(classes))
     per_class = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
     print(f"{len(index)} images ({len(refused)} refused), training on {per_class}")

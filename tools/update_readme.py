@@ -2,51 +2,42 @@
 
 import base64
 import json
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLOTS = {"grad_cam.png": ("train", "## After"), "trade_off.png": ("compare_models", "## Trade-off")}
+PLOTS = {"grad_cam.png": ("train", "grad-cam-after"), "trade_off.png": ("compare_models", "trade-off")}
 
 
-def outputs_below(notebook: str, heading: str) -> list[dict]:
-    """List the outputs of a notebook's section that starts with `heading`."""
+def output(notebook: str, tag: str, kind: str) -> str:
+    """Return the last output of a kind, such as ``text/markdown``, of the cell with this tag."""
     cells = json.loads((ROOT / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    outputs, inside = [], False
-    for cell in cells:
-        if cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("## "):
-            inside = "".join(cell["source"]).startswith(heading)
-        elif inside:
-            outputs += cell.get("outputs", [])
-    return [output["data"] for output in outputs if "data" in output]
+    tagged = [cell for cell in cells if tag in cell["metadata"].get("tags", [])]
+    found = [shown["data"][kind] for cell in tagged for shown in cell["outputs"] if kind in shown.get("data", {})]
+    if not found:
+        raise SystemExit(f"{notebook}.ipynb has no cell tagged {tag} with an output of {kind}: run it and save it")
+    return "".join(found[-1])
 
 
-def result_table() -> str:
-    """Return the Markdown table and the verdict that compare_models.ipynb ends with."""
-    texts = ["".join(data.get("text/markdown", "")) for data in outputs_below("compare_models", "## Verdict")]
-    table = next(text for text in texts if text.startswith("| model"))
-    verdict = next(text for text in texts if text.startswith("### Ship")).removeprefix("### ")
-    return f"{table}\n\n{verdict}."
-
-
-def out_of_fold() -> str:
-    """Return the sentence that train.ipynb prints after its cross-validation."""
-    texts = [
-        "".join(data.get("text/markdown", "")) for data in outputs_below("train", "## The same recipe on every image")
-    ]
-    return next(text for text in texts if text.startswith("Macro-F1"))
+def results() -> str:
+    """Return the Markdown table and the verdict of compare_models.ipynb."""
+    verdict = output("compare_models", "verdict", "text/markdown").removeprefix("### ")
+    return f"{output('compare_models', 'result-table', 'text/markdown')}\n\n{verdict}."
 
 
 def plot(name: str) -> bytes:
     """Return a plot of the README as the notebook shows it."""
-    images = [data["image/png"] for data in outputs_below(*PLOTS[name]) if "image/png" in data]
-    return base64.b64decode("".join(images[-1]))
+    notebook, tag = PLOTS[name]
+    return base64.b64decode(output(notebook, tag, "image/png"))
 
 
 def update(readme: str) -> str:
     """Put each text between its two marks."""
-    for mark, text in {"results": result_table(), "out of fold": out_of_fold()}.items():
-        readme = re.sub(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
+    texts = {"results": results(), "out of fold": output("train", "out-of-fold", "text/markdown")}
+    for name, text in texts.items():
+        mark, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, _, rest = readme.partition(mark)
+        _, _, after = rest.partition(end)
+        readme = f"{before}{mark}{text}\n{end}{after}"
     return readme
 
 

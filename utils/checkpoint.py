@@ -17,30 +17,33 @@ def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
     The file's sha256 goes beside it, in the form that ``sha256sum --check`` reads.
     """
     state_dict = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    beside = Path(f"{path}.sha256")
+    sum_file = Path(f"{path}.sha256")
     with whole_file(path) as temporary:
         torch.save({"format_version": FORMAT_VERSION, "state_dict": state_dict, **details}, temporary)
         digest = sha256(temporary)
         # a kill from here on leaves a checkpoint without its sum, never one that its sum contradicts
-        beside.unlink(missing_ok=True)
-    with whole_file(beside) as temporary:
+        sum_file.unlink(missing_ok=True)
+    with whole_file(sum_file) as temporary:
         temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
 
-def save_folds(path: Path, networks: list[dict], **details) -> None:
-    """Write the networks of `cross_validate` and `details` (arch, classes, preprocessing, split_hash), whole."""
+def save_folds(path: Path, networks: list[dict], body: str, **details) -> None:
+    """Write the networks of `cross_validate`, the fingerprint of the shipped one, and `details`, whole or not at all.
+
+    The details are those of the shipped checkpoint: arch, classes, preprocessing, split_hash.
+    """
     with whole_file(path) as temporary:
-        torch.save({"format_version": FORMAT_VERSION, "folds": networks, **details}, temporary)
+        torch.save({"format_version": FORMAT_VERSION, "folds": networks, "body": body, **details}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint, trusting nothing: absent, cut, altered and foreign files raise an InputError that says so."""
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: {how_to_recreate(path)}")
-    beside = Path(f"{path}.sha256")
-    if beside.exists() and beside.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256(path)]:
+    sum_file = Path(f"{path}.sha256")
+    if sum_file.exists() and sum_file.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256(path)]:
         raise InputError(
-            f"{relative(path)} is not the file that was saved (its sha256 differs from {beside.name}; "
+            f"{relative(path)} is not the file that was saved (its sha256 differs from {sum_file.name}; "
             f"{likely_cause(path)}): {how_to_recreate(path)}"
         )
     try:
@@ -62,13 +65,15 @@ def how_to_recreate(path: Path) -> str:
     return "run train.ipynb to make it again"
 
 
-def load_folds(path: Path, split_hash: str) -> dict:
+def load_folds(path: Path, split_hash: str, body: str) -> dict:
     """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
 
-    ``folds`` lists, for each, ``files`` (what it has not seen) and ``state`` (what differs from `build_model`). Raises
-    InputError when the file is absent, damaged, or of another split than the one with this sha256.
+    ``folds`` lists, for each, ``files`` (the images that it has not seen) and ``state``: loaded into the network of the
+    shipped checkpoint with ``strict=False``, it makes the fold's. Raises InputError when the file is absent, damaged,
+    of another split than the one with this sha256, or of another training than the shipped network's, whose weights
+    before the last layer have the fingerprint `body`.
     """
-    again = "run train.ipynb to make it again, or set FOLDS = 0 to do without"
+    again = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0 to do without"
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: {again}")
     try:
@@ -80,4 +85,6 @@ def load_folds(path: Path, split_hash: str) -> dict:
         raise InputError(f"{relative(path)} has no folds, so it is not this project's: {again}")
     if folds["split_hash"] != split_hash:
         raise InputError(f"{relative(path)} belongs to another split.csv than the one beside it: {again}")
+    if folds.get("body") != body:
+        raise InputError(f"{relative(path)} belongs to another training than the network beside it: {again}")
     return folds

@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from torch import Tensor, nn
 
-from utils.config import SEED, InputError, relative, seed_everything
+from utils.config import SEED, InputError, relative
 from utils.files import likely_cause, whole_file
+from utils.model import classifier_names
 from utils.progress import progress
 
 FOLDS = 5
@@ -39,40 +42,73 @@ def out_of_fold(
 
 
 class OutOfFold(NamedTuple):
-    """What `cross_validate` found: logits (R, N, C), each image's fold (R, N), and the networks of the first repeat."""
+    """What `cross_validate` found: logits (R, N, C), labels (N,), and the networks of the first repeat."""
 
     logits: np.ndarray
-    folds: np.ndarray
+    labels: np.ndarray
     networks: list[dict]
 
 
-def cross_validate(
-    index: pd.DataFrame, groups: pd.Series, recipe: Callable[..., tuple], folds: int, repeats: int, seed: int = SEED
-) -> OutOfFold:
-    """Predict every image, `repeats` times, by networks that saw neither it nor its group.
+def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
+    """Cut N images into folds, `repeats` times, stratified and groups whole; → each image's fold (repeats, N), from 0.
 
-    In each round one fold is predicted, the one before it chooses the epoch, and the rest is trained on: `recipe(train,
-    valid, test)` gets rows of `index` and returns logits of `test` and the weights. There are fewer folds where a class
-    has fewer groups. Each of the `networks` is a dict: `files`, the images that it has not seen, and `state`, the
-    weights. Raises InputError for fewer than three folds.
+    There are fewer folds where a class has fewer groups. Raises InputError for fewer than three folds.
     """
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    folds = min(folds, groups.groupby(index["class"]).nunique().min())
-    logits, fold_of, networks = [{} for _ in range(repeats)], np.zeros((repeats, len(index)), dtype=int), []
-    for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
+    folds = min(folds, groups.groupby(labels).nunique().min())
+    fold_of = np.zeros((repeats, len(labels)), dtype=int)
+    for repeat in range(repeats):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
-        tests = [test for _, test in splitter.split(index, index["class"], groups)]
-        test, valid = tests[fold], tests[fold - 1]
-        seed_everything(seed + fold)
-        rest = index.drop(index.index[np.concatenate([test, valid])])
-        predicted, state = recipe(rest, index.iloc[valid], index.iloc[test])
-        logits[repeat] |= dict(zip(test, predicted, strict=True))
-        fold_of[repeat, test] = fold
+        for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
+            fold_of[repeat, test] = fold
+    return fold_of
+
+
+def cross_validate(
+    index: pd.DataFrame, fold_of: np.ndarray, fit: Callable, predict: Callable, shipped: nn.Module
+) -> OutOfFold:
+    """Predict every image of the table by networks that saw neither it nor its group, once for each row of `fold_of`.
+
+    One fold is predicted, the one before it chooses the epoch, and the rest is trained on: `fit(train, valid)` takes
+    rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and labels (n,). Each of the
+    `networks` is a dict: `files`, the images that it is asked about, and `state`, its weights as far as they are not
+    those of the `shipped` network.
+    """
+    repeats, folds = len(fold_of), fold_of.max() + 1
+    logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
+    labels = np.zeros(len(index), dtype=int)
+    networks = []
+    for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
+        is_test = fold_of[repeat] == fold
+        is_valid = fold_of[repeat] == (fold - 1) % folds
+        model = fit(index[~is_test & ~is_valid], index[is_valid])
+        logits[repeat, is_test], labels[is_test] = predict(model, index[is_test])
         if repeat == 0:
-            networks.append({"files": list(index["path"].iloc[test]), "state": state})
-    stacked = [[each[position] for position in range(len(index))] for each in logits]
-    return OutOfFold(np.array(stacked), fold_of, networks)
+            networks.append({"files": list(index["path"][is_test]), "state": _own_weights(model, shipped)})
+    return OutOfFold(logits, labels, networks)
+
+
+def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that turn `shipped` into `model`: the last layer's where all others are equal, or else all."""
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    shipped_weights = shipped.state_dict()
+    last = classifier_names(model)
+    if all(torch.equal(value, shipped_weights[name].cpu()) for name, value in weights.items() if name not in last):
+        return {name: weights[name] for name in last}
+    return weights
+
+
+def keep_answers(
+    path: Path, images: pd.Series, compute: Callable[[], dict[str, np.ndarray]], **made_from: str
+) -> dict[str, np.ndarray]:
+    """Read the out-of-fold logits in a file, or, if it was not `made_from` the same, compute them and write it."""
+    try:
+        return load_answers(path, images, **made_from)
+    except InputError:
+        logits = compute()
+        save_answers(path, images, logits, **made_from)
+    return logits
 
 
 def save_answers(path: Path, images: pd.Series, logits: dict[str, np.ndarray], **made_from: str) -> None:

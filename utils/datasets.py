@@ -1,8 +1,10 @@
 """Rows of the table → Dataset → loader, by the one preprocessing there is."""
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,16 +32,25 @@ def evaluation_transform(preprocessing: dict) -> v2.Compose:
 
 def to_pixels(image: Tensor, preprocessing: dict) -> np.ndarray:
     """Undo the normalization for the eye: (3, S, S) → (S, S, 3) in [0, 1]."""
-    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    mean = torch.tensor(preprocessing["mean"])[:, None, None]
+    std = torch.tensor(preprocessing["std"])[:, None, None]
     return (image * std + mean).clip(0, 1).permute(1, 2, 0).numpy()
 
 
+class Augmentation(NamedTuple):
+    """A random transform, the classes whose images it is for, and the seed that it is drawn from."""
+
+    transform: Callable
+    classes: Sequence[str]
+    seed: int = SEED
+
+
 class ImageDataset(Dataset):
-    """Images of a folder with their labels; minority classes may have a transform of their own.
+    """Images of a folder with their labels; some classes may have a random transform in place of `transform`.
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
     drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
-    every fold.
+    every fold. `index` holds the images' rows of the table.
     """
 
     def __init__(
@@ -48,28 +59,38 @@ class ImageDataset(Dataset):
         index: pd.DataFrame,
         classes: Sequence[str],
         transform: Callable,
-        minority: Sequence[str] = (),
-        minority_transform: Callable | None = None,
-        seed: int = SEED,
+        augmentation: Augmentation | None = None,
     ):
+        self.index = index
         self.paths = [folder / path for path in index["path"]]
-        self.names = [zlib.crc32(path.encode()) for path in index["path"]]
         self.labels = [list(classes).index(name) for name in index["class"]]
-        self.minority_labels = {list(classes).index(name) for name in minority}
-        self.transform, self.minority_transform = transform, minority_transform or transform
-        self.seed, self.epoch = seed, 0
+        self.transform = transform
+        self.augmentation = augmentation or Augmentation(transform, classes=())
+        self.augmented_labels = {list(classes).index(name) for name in self.augmentation.classes}
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         image, label = read_image(self.paths[position]), self.labels[position]
-        if label not in self.minority_labels:
+        if label not in self.augmented_labels:
             return self.transform(image), label
+        name = zlib.crc32(self.index["path"].iloc[position].encode())
+        draw = np.random.SeedSequence([self.augmentation.seed, self.epoch, name]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            draw = np.random.SeedSequence([self.seed, self.epoch, self.names[position]]).generate_state(1, np.uint64)
             torch.manual_seed(int(draw[0]))
-            return self.minority_transform(image), label
+            return self.augmentation.transform(image), label
+
+    def in_epoch(self, epoch: int) -> "ImageDataset":
+        """Return the same images as they come in an epoch."""
+        dataset = copy.copy(self)
+        dataset.epoch = epoch
+        return dataset
+
+    def stack(self) -> Tensor:
+        """Return all images as one batch (N, 3, S, S)."""
+        return torch.stack([image for image, _ in self])
 
 
 def make_loader(dataset: ImageDataset, batch_size: int, epoch: int | None = None, workers: int = 0) -> DataLoader:
@@ -80,15 +101,12 @@ def make_loader(dataset: ImageDataset, batch_size: int, epoch: int | None = None
     context = "spawn" if workers else None  # the same on every system
     if epoch is None:
         return DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
-    dataset.epoch = epoch
-    order = torch.Generator().manual_seed(dataset.seed * 1_000_003 + epoch)
-    lonely = len(dataset) % batch_size == 1
     return DataLoader(
-        dataset,
+        dataset.in_epoch(epoch),
         batch_size,
         shuffle=True,
-        generator=order,
-        drop_last=lonely,
+        generator=torch.Generator().manual_seed(dataset.augmentation.seed * 1_000_003 + epoch),
+        drop_last=len(dataset) % batch_size == 1,
         num_workers=workers,
         multiprocessing_context=context,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.files import whole_file
-from utils.model import DEVICE, LARGE, classifier_names, fitting_threads
+from utils.model import DEVICE, LARGE_NETWORK, classifier_names, one_thread_if_small
 
 
 class _Body(nn.Module):
@@ -41,7 +41,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         missing = {key: position for position, key in enumerate(batch_keys) if key not in known}
         if missing:
             run = run or _compile(model, images)  # only now: an export takes seconds
-            with fitting_threads(model):
+            with one_thread_if_small(model):
                 computed.update(zip(missing, run(images[list(missing.values())]), strict=True))
         keys += batch_keys
         known.update(batch_keys)
@@ -64,7 +64,7 @@ def fingerprint(model: nn.Module) -> str:
 def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
     """Ready a network for many images: as it is, or exported where that pays."""
     body = _Body(model).eval()
-    if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE:
+    if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and results that are remembered between runs."""
 
+import atexit
 import hashlib
 import inspect
 import json
@@ -40,6 +41,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
                 "that disk and run this again"
             ) from error
         os.replace(temporary, path)
+
+
+def scratch_folder() -> Path:
+    """Make a folder for files that nobody needs once Python ends: it is removed then."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -87,12 +95,10 @@ def likely_cause(path: str | Path) -> str:
 def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], object]) -> object:
     """Return what an earlier run found from the same parts, or compute it and write it down in the JSON file `cache`.
 
-    A part is known by its bytes (a file), by its source (a function, such as one defined in a notebook), or by its
-    text. All code in utils and the versions of what computes count, too.
+    A part is known by its bytes (a file), by its source and the settings that it reads (a function, such as one defined
+    in a notebook), or by its text. All code in utils and the versions of what computes count, too.
     """
-    code = sorted(Path(__file__).parent.rglob("*.py"))
-    texts = [f"{name} {version(name)}" for name in LIBRARIES] + [_fingerprint(part) for part in (*parts, *code)]
-    key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    key = fingerprint(parts)
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or damaged: then it is written anew
@@ -104,7 +110,17 @@ def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], objec
     return known[key]
 
 
-def _fingerprint(part: object) -> str:
+def fingerprint(parts: Sequence[object]) -> str:
+    """Hash the parts that a result depends on, as `remembered` knows them."""
+    code = sorted(Path(__file__).parent.rglob("*.py"))
+    texts = [f"{name} {version(name)}" for name in LIBRARIES] + [_text(part) for part in (*parts, *code)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _text(part: object) -> str:
     if isinstance(part, Path):
         return sha256(part)
-    return inspect.getsource(part) if inspect.isfunction(part) else repr(part)
+    if not inspect.isfunction(part):
+        return repr(part)
+    settings = {name: value for name, value in inspect.getclosurevars(part).globals.items() if name.isupper()}
+    return f"{inspect.getsource(part)}{settings}"

@@ -4,9 +4,9 @@ import numpy as np
 from scipy.stats import binomtest, gamma
 
 from utils.config import SEED
-from utils.metrics import confusion, f1_per_class, macro_f1, weighted_macro_f1
+from utils.metrics import confusion, macro_f1, weighted_macro_f1
 
-DRAWS = 2000
+DRAWS = 2000  # resamples of a bootstrap
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float
     """
     total, squares = effects.sum(), np.square(effects).sum()
     low = gamma.ppf(0.025, total**2 / squares, scale=squares / total) if total else 0.0
-    total, squares = total + largest, squares + largest**2
+    total, squares = total + largest, squares + largest**2  # with the one event that may come next
     return float(low), float(gamma.ppf(0.975, total**2 / squares, scale=squares / total))
 
 
@@ -77,8 +77,9 @@ def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> 
     2008). What changes within a group counts as one event. Honest where nothing changed: see `rare_sum_interval`.
     """
     names = np.unique(groups, return_inverse=True)[1]
-    losses, gains = (np.bincount(names, np.maximum(sign * effects, 0)) for sign in (-1, 1))
-    (loss_low, loss_high), (gain_low, gain_high) = (rare_sum_interval(each, largest) for each in (losses, gains))
+    losses, gains = np.bincount(names, np.maximum(-effects, 0)), np.bincount(names, np.maximum(effects, 0))
+    loss_low, loss_high = rare_sum_interval(losses, largest)
+    gain_low, gain_high = rare_sum_interval(gains, largest)
     lost, gained = losses.sum(), gains.sum()
     below = np.hypot(loss_high - lost, gained - gain_low)
     above = np.hypot(lost - loss_low, gain_high - gained)
@@ -90,21 +91,26 @@ def flip_effects(
 ) -> tuple[np.ndarray, float]:
     """Say what each changed answer, alone, does to macro-F1; → effects (N,), and the largest loss one could cause."""
     counts = confusion(labels, first, num_classes)
-    hits, total, before = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1), f1_per_class(counts)
-    left = 2 * (hits[first] - (first == labels)) / np.maximum(total[first] - 1, 1)
-    entered = 2 * (hits[second] + (second == labels)) / (total[second] + 1)
+    hits, total = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)  # F1 of a class is 2 · hits / total
+    before = 2 * hits / np.maximum(total, 1)
+    left = 2 * (hits[first] - (first == labels)) / np.maximum(total[first] - 1, 1)  # F1 of the class that loses it
+    entered = 2 * (hits[second] + (second == labels)) / (total[second] + 1)  # and of the class that gains it
     effects = np.where(first == second, 0, left - before[first] + entered - before[second]) / num_classes
+    # the largest loss: a right answer of the one class that becomes a wrong answer of another class
     missed = before - 2 * (hits - 1) / np.maximum(total - 1, 1)
     taken = before - 2 * hits / (total + 1)
     losses = np.where(np.eye(num_classes, dtype=bool), 0, missed[:, None] + taken)[hits > 0]
-    return effects, float(losses.max(initial=0)) / num_classes or 1.0  # nothing is right: nothing is known
+    largest = np.max(losses, initial=0) / num_classes
+    if largest == 0:  # no answer is right, so a loss has no bound but this one
+        largest = 1.0
+    return effects, float(largest)
 
 
 def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
     """Macro-F1 of repeated logits or probabilities (R, N, C) and its 95 % interval by group, means over repeats."""
-    answers, classes = outputs.argmax(axis=2), outputs.shape[2]
-    low, high = np.mean([macro_f1_interval(labels, each, classes, groups) for each in answers], axis=0)
-    score = np.mean([macro_f1(labels, each, classes) for each in answers])
+    answers, num_classes = outputs.argmax(axis=2), outputs.shape[2]
+    low, high = np.mean([macro_f1_interval(labels, answer, num_classes, groups) for answer in answers], axis=0)
+    score = np.mean([macro_f1(labels, answer, num_classes) for answer in answers])
     return {"score": float(score), "low": float(low), "high": float(high)}
 
 
@@ -118,29 +124,13 @@ def macro_f1_difference_interval(
     certainty. `bench/intervals.py` measures the coverage.
     """
     weights = resample_weights(labels, groups)
-    scores = [weighted_macro_f1(labels, each, num_classes, weights) for each in (first, second)]
-    low, high = np.percentile(scores[1] - scores[0], [2.5, 97.5])
+    before = weighted_macro_f1(labels, first, num_classes, weights)
+    after = weighted_macro_f1(labels, second, num_classes, weights)
+    low, high = np.percentile(after - before, [2.5, 97.5])
     effects, largest = flip_effects(labels, first, second, num_classes)
     rare_low, rare_high = paired_interval(effects, largest, groups)
     shift = macro_f1(labels, second, num_classes) - macro_f1(labels, first, num_classes) - effects.sum()
     return max(-1.0, min(float(low), rare_low + shift)), min(1.0, max(float(high), rare_high + shift))
-
-
-def recall_differences(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
-) -> np.ndarray:
-    """Recall(second) − recall(first) of each class with its paired 95 % interval; → (C, 3): difference, low, high.
-
-    Of a class without images nothing is known: its interval is −1 to 1.
-    """
-    changes = (second == labels).astype(float) - (first == labels)
-    rows = np.tile([0.0, -1.0, 1.0], (num_classes, 1))
-    for label in np.unique(labels):
-        of_class = labels == label
-        effects = changes[of_class] / of_class.sum()
-        low, high = paired_interval(effects, 1 / of_class.sum(), groups[of_class])
-        rows[label] = effects.sum(), max(-1.0, low), min(1.0, high)
-    return rows
 
 
 def mcnemar_p(fixed: int, broken: int) -> float:
@@ -154,5 +144,7 @@ def detectable_difference(total: int) -> float:
     The best case of the exact McNemar test (McNemar 1947): all images they disagree on fall to one model. 1 when even
     all of them would not do.
     """
-    flips = next((flips for flips in range(1, total + 1) if mcnemar_p(flips, 0) < 0.05), total)
-    return flips / total
+    for flips in range(1, total + 1):
+        if mcnemar_p(flips, 0) < 0.05:
+            return flips / total
+    return 1.0

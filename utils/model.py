@@ -14,8 +14,8 @@ from utils.config import CHECKPOINTS, SEED, InputError, listing, relative
 from utils.files import sha256
 from utils.pretrained import build_timm_model
 
-LARGE = 1_000_000  # weights
-FAST = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
+LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
+MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -72,7 +72,7 @@ def build_model(arch: str, num_classes: int | None = None) -> tuple[nn.Module, d
         model, preprocessing = build_timm_model(arch)
     if num_classes is not None:
         replace_classifier(model, num_classes)
-    return model.to(DEVICE, memory_format=FAST), preprocessing
+    return model.to(DEVICE, memory_format=MEMORY_FORMAT), preprocessing
 
 
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
@@ -104,10 +104,10 @@ def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
 
 
 @contextmanager
-def fitting_threads(model: nn.Module) -> Iterator[None]:
+def one_thread_if_small(model: nn.Module) -> Iterator[None]:
     """Compute small networks on one thread: as fast, and no thread waits for another on a busy machine."""
     before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) < LARGE:
+    if sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
         torch.set_num_threads(1)
     try:
         yield
@@ -120,9 +120,12 @@ def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (N, C) and labels (N,), in the loader's order."""
     model.eval()
     device = next(model.parameters()).device  # a network from a file is on the CPU
-    with fitting_threads(model):
-        pairs = [(model(images.to(device)).cpu().numpy(), labels.numpy()) for images, labels in loader]
-    return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
+    all_logits, all_labels = [], []
+    with one_thread_if_small(model):
+        for images, labels in loader:
+            all_logits.append(model(images.to(device)).cpu().numpy())
+            all_labels.append(labels.numpy())
+    return np.concatenate(all_logits), np.concatenate(all_labels)
 
 
 def _rebuild(checkpoint: dict) -> nn.Module:
@@ -133,7 +136,7 @@ def _rebuild(checkpoint: dict) -> nn.Module:
         model, _ = build_timm_model(checkpoint["arch"], pretrained=False)
         replace_classifier(model, num_classes)
     model.load_state_dict(checkpoint["state_dict"])
-    return model.to(memory_format=FAST)
+    return model.to(memory_format=MEMORY_FORMAT)
 
 
 def load_model(path: Path, split: Path | None = None) -> tuple[nn.Module, dict]:

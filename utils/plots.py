@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, told apart by colour-blind people too; the order never changes, so a class keeps its colour
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
+MODEL_COLORS = {"pytorch": COLORS[0], "onnx": COLORS[2], "int8": COLORS[1]}  # the same in every notebook
 HANGUL_FONTS = ["Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "NanumGothic", "Noto Sans CJK KR"]
 
 

@@ -20,13 +20,16 @@ def read_report(run: Path) -> dict:
 
 def update_report(run: Path, section: str, values: dict) -> None:
     """Replace one notebook's section of ``report.json`` and keep the others."""
-    _write(run, read_report(run) | {section: values})
+    report = read_report(run)
+    report[section] = values
+    _write(run, report)
 
 
 def extend_report(run: Path, section: str, values: dict) -> None:
     """Add what a notebook found later, as its further evidence, to its section of ``report.json``."""
     report = read_report(run)
-    _write(run, report | {section: report.get(section, {}) | values})
+    report.setdefault(section, {}).update(values)
+    _write(run, report)
 
 
 def _write(run: Path, report: dict) -> None:

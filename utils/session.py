@@ -10,16 +10,23 @@ from utils.config import THREADS, InputError, relative
 from utils.files import likely_cause
 
 
-def open_session(path: Path | bytes, threads: int = THREADS, precise: bool = False) -> ort.InferenceSession:
+def open_session(
+    path: Path | bytes, threads: int = THREADS, precise: bool = False, layouts: bool = True
+) -> ort.InferenceSession:
     """Open an ONNX file, or its bytes, on the CPU, with threads that sleep when idle.
 
-    With `precise`, 8-bit sums on x86 cannot overflow, at the price of speed. Raises InputError when it cannot be read.
+    With `precise`, 8-bit sums on x86 cannot overflow, at the price of speed. Without `layouts`, tensors stay as the
+    file has them and nodes run in its order, which takes less time and memory where every tensor is looked at. Raises
+    InputError when it cannot be read.
     """
     if isinstance(path, Path) and not path.exists():
         raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if not layouts:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # threads that spin while they wait slow down whatever else the process runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if precise:

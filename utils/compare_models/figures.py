@@ -6,22 +6,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
-from utils.plots import COLORS
+from utils.plots import COLORS, MODEL_COLORS
 
-MODEL_COLORS = {"pytorch": COLORS[0], "onnx": COLORS[2], "int8": COLORS[1]}
-OTHERS = COLORS[3:7]
+OTHER_MODELS = COLORS[3:7]
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # of a legend
 
 
 def model_colors(names: Sequence[str]) -> list[str]:
     """Give each model its color, the same everywhere."""
     others = [name for name in names if name not in MODEL_COLORS]
-    return [MODEL_COLORS.get(name) or OTHERS[others.index(name) % len(OTHERS)] for name in names]
+    return [MODEL_COLORS.get(name) or OTHER_MODELS[others.index(name) % len(OTHER_MODELS)] for name in names]
 
 
-def caption(label: int, logits: dict[str, np.ndarray], classes: Sequence[str]) -> str:
+def caption(name: str, logits: dict[str, np.ndarray], classes: Sequence[str]) -> str:
     """Write an image's class, and below it what each model (name → logits (C,)) takes it for."""
-    return "\n".join([classes[label], *(f"{name}: “{classes[each.argmax()]}”" for name, each in logits.items())])
+    answers = [f"{model}: “{classes[scores.argmax()]}”" for model, scores in logits.items()]
+    return "\n".join([name, *answers])
 
 
 def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Axes:
@@ -33,15 +36,10 @@ def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Ax
     ax.hist(margin, bins=np.linspace(0, 1, 41), color=MODEL_COLORS["onnx"], alpha=0.6, log=True)
     ax.vlines(margin[flipped], 0, 1, transform=ax.get_xaxis_transform(), color=MODEL_COLORS["int8"], lw=1)
     label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    place = {"transform": ax.transAxes, "ha": "right", "va": "top", "bbox": box}
-    ax.text(0.98, 0.97, label, color=MODEL_COLORS["int8"], weight="bold", **place)
-    ax.set(
-        xlabel="margin: largest probability − second largest, of the float model",
-        ylabel="images",
-        xlim=(0, 1),
-        ylim=(0.7, None),
-    )
+    corner = {"transform": ax.transAxes, "ha": "right", "va": "top", "bbox": LABEL_BOX}
+    ax.text(0.98, 0.97, label, color=MODEL_COLORS["int8"], weight="bold", **corner)
+    ax.set(xlim=(0, 1), ylim=(0.7, None), ylabel="images")
+    ax.set_xlabel("margin: largest probability − second largest, of the float model")
     return ax
 
 
@@ -54,20 +52,15 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
         batch = rows["task"].to_numpy(float)
         ax.fill_between(batch, rows["low"] / batch, rows["high"] / batch, color=color, alpha=0.2, lw=0)
         ax.plot(batch, rows["p50"] / batch, "o-", color=color, label=name)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+    ax.legend(ncols=4, **ABOVE)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.set_yticks(_ticks(*ax.get_ylim()), [f"{tick:g}" for tick in _ticks(*ax.get_ylim())])
     ax.set(xlabel="images a call", ylabel="ms an image (median)")
     return ax
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """List 1, 2, 5, 10, … between two numbers."""
-    values = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
 
 
 def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -80,7 +73,7 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.vlines(places, rows["low"], rows["high"], color=color, lw=2)
         ax.plot(places, rows["score"], "o", color=color, ms=6, label=name)
     ax.set_xticks(range(len(corruptions)), corruptions)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(models), frameon=False)
+    ax.legend(ncols=len(models), **ABOVE)
     ax.set(ylabel="macro-F1, test part", ylim=(max(0, scores["low"].min() - 0.05), 1.02))
     return ax
 
@@ -88,31 +81,32 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 with its interval against latency in ms; a marker's area is the file's size.
 
-    `models` has one row per model: latency_ms, macro_f1, low, high, bytes. `budget` is what the replacement may take
-    at most and must score at least (ms, macro-F1); what keeps it is shaded.
+    `models` has one row per model: latency_ms, score, low, high, bytes. `budget` is what the replacement may take at
+    most and must score at least (ms, macro-F1); what keeps it is shaded.
     """
     ax = ax or plt.gca()
     colors = dict(zip(models.index, model_colors(models.index), strict=True))
+    bottom, slowest = models["low"].min(), models["latency_ms"].max()
     if budget:
-        ax.fill_between([0, budget[0]], budget[1], 1.1, color=COLORS[2], alpha=0.08, lw=0)
-        ax.plot([0, budget[0], budget[0]], [budget[1], budget[1], 1.1], color=COLORS[2], lw=1, ls=":")
-        ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])
-    before, steps, far = -np.inf, 0, 0.25 * models["latency_ms"].max()
-    low = models["low"].min()
-    above = models["macro_f1"].mean() < (low + 1) / 2  # where there is room for labels
+        _shade(ax, *budget)
+    labels_above = models["score"].mean() < (bottom + 1) / 2  # they go where there is room
+    before, step = -np.inf, 0
     for name, row in models.sort_values("latency_ms").iterrows():
-        steps, before = (steps + 1 if row["latency_ms"] - before < far else 0), row["latency_ms"]
         ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=colors[name], lw=1.5)
         area = 700 * row["bytes"] / models["bytes"].max()
-        ax.scatter(row["latency_ms"], row["macro_f1"], s=area, color=colors[name], alpha=0.6)
-        ax.annotate(
-            f"{name}\n{row['bytes'] / 1000:,.0f} kB",
-            (row["latency_ms"], row["macro_f1"]),
-            xytext=(8, 18 + 30 * steps if above else -44 - 30 * steps),  # apart, where latencies are close
-            textcoords="offset points",
-            color=colors[name],
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )
-    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(low - 0.05, 1.05))
-    ax.set_xlim(0, 1.35 * models["latency_ms"].max())
+        ax.scatter(row["latency_ms"], row["score"], s=area, color=colors[name], alpha=0.6)
+        step = step + 1 if row["latency_ms"] - before < 0.25 * slowest else 0  # apart, where latencies are close
+        before = row["latency_ms"]
+        height = 18 + 30 * step if labels_above else -44 - 30 * step
+        label = {"xytext": (8, height), "textcoords": "offset points", "color": colors[name], "bbox": LABEL_BOX}
+        ax.annotate(f"{name}\n{row['bytes'] / 1000:,.0f} kB", (before, row["score"]), **label)
+    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(bottom - 0.05, 1.05))
+    ax.set_xlim(0, 1.35 * slowest)
     return ax
+
+
+def _shade(ax: Axes, latency: float, score: float) -> None:
+    """Shade what is fast enough and good enough."""
+    ax.fill_between([0, latency], score, 1.1, color=COLORS[2], alpha=0.08, lw=0)
+    ax.plot([0, latency, latency], [score, score, 1.1], color=COLORS[2], lw=1, ls=":")
+    ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])

@@ -1,109 +1,100 @@
-"""Two models' answers to the same images, and the verdict that follows from the numbers alone."""
+"""The verdict: which file to ship, from the numbers alone."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from scipy.special import softmax
-
-from utils.intervals import macro_f1_difference_interval, mcnemar_p, recall_differences, wilson_interval
-from utils.metrics import expected_calibration_error, macro_f1
 
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
 
 
-def compare_answers(
-    labels: np.ndarray, reference: np.ndarray, logits: np.ndarray, groups: np.ndarray, classes: Sequence[str]
-) -> dict:
-    """Compare two models' logits (N, C) on the same images: what the report says of a pair.
+class Rule(NamedTuple):
+    """What the second model has to show before it replaces the first."""
 
-    → images, agreement and its interval, flips, exact McNemar p, macro-F1 of both, their paired difference with its
-    interval by group, recall differences per class, expected calibration error of both.
-    """
-    first, second, num_classes = reference.argmax(1), logits.argmax(1), len(classes)
-    same, right, right_too = first == second, first == labels, second == labels
-    fixed, broken = int((right_too & ~right).sum()), int((right & ~right_too).sum())
-    scores = [macro_f1(labels, each, num_classes) for each in (first, second)]
-    recall = recall_differences(labels, first, second, num_classes, groups)
-    return {
-        "images": len(labels),
-        "agreement": float(same.mean()),
-        "agreement_ci95": wilson_interval(same.sum(), len(same)),
-        "flips": {"fixed": fixed, "broken": broken},
-        "mcnemar_p": mcnemar_p(fixed, broken),
-        "macro_f1": scores,
-        "macro_f1_delta": scores[1] - scores[0],
-        "macro_f1_delta_ci95": macro_f1_difference_interval(labels, first, second, num_classes, groups),
-        "recall_delta": {name: list(map(float, row)) for name, row in zip(classes, recall, strict=True)},
-        "ece": [expected_calibration_error(softmax(each, axis=1), labels) for each in (reference, logits)],
-    }
+    first: str
+    second: str
+    minority: Sequence[str]  # classes that are short of images
+    margin: float  # macro-F1 that it may lose at the far end of the interval, and recall that a minority may be seen to
+    minority_margin: float  # recall that a minority may lose at the far end of its interval
 
 
-def decide(
-    models: pd.DataFrame,
-    ratio: tuple[float, float],
-    pairs: dict[str, dict],
-    minority: Sequence[str],
-    margin: float,
-    minority_margin: float,
-    pair: tuple[str, str] = ("onnx", "int8"),
-) -> dict[str, str]:
-    """Say which file to ship and why, from the numbers alone.
+def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], judged: dict[str, dict]) -> dict[str, str]:
+    """Say which file to ship and why; the reason is whole sentences but for the last full stop, the strongest first.
 
-    The second of `pair` replaces the first only if it is smaller *and* not slower *and* no worse, and it has to show
-    it: the interval of its latency `ratio` to the first must not reach beyond `NOT_SLOWER`; in each of `pairs` (where →
+    The second model replaces the first only if it is smaller *and* not slower *and* no worse, and it has to show it:
+    the interval of its latency `ratio` to the first must not reach beyond `NOT_SLOWER`; in each of `judged` (where →
     what `compare_answers` says) the interval of macro-F1's difference must stay above −`margin`; no minority class may
     lose more than `margin` of its recall, nor leave room for a loss of more than `minority_margin`. Otherwise the
     first ships, or PyTorch, should that be faster. `models` has a row per model: bytes, latency_ms (median, one image).
     """
-    first, second = pair
-    smaller = models["bytes"][second] / models["bytes"][first]
-    objections = [
-        *([f"it is not smaller ({smaller:.0%} of {first})"] if smaller >= 1 else []),
-        *_slower(ratio, first),
-        *(text for where, each in pairs.items() for text in _worse(where, each, margin)),
-        *(text for where, each in pairs.items() for text in _unfair(where, each, minority, margin, minority_margin)),
-    ]
-    if not objections:
-        speed = f"{ratio[0]:.2f} to {ratio[1]:.2f} of its latency"
-        reason = f"{smaller:.0%} of {first}'s size, {speed}, no worse within {margin} macro-F1"
-        return {"ship": second, "reason": reason}
-    fastest = models.loc[models.index.intersection([first, "pytorch"]), "latency_ms"].idxmin()
-    return {"ship": str(fastest), "reason": f"not {second}, since " + " and ".join(objections)}
-
-
-def _slower(ratio: tuple[float, float], first: str) -> list[str]:
     low, high = ratio
+    size = models["bytes"][rule.second] / models["bytes"][rule.first]
+    objections = _objections(rule, size, ratio, judged)
+    if not objections:
+        reason = (
+            f"{rule.second} has {size:.0%} of {rule.first}'s bytes, takes {low:.2f} to {high:.2f} of its time for one "
+            f"image, and a loss of more than {rule.margin} macro-F1 is excluded"
+        )
+        return {"ship": rule.second, "reason": reason}
+    sentences = [f"{rule.second} {objections[0]}", *(f"It {objection}" for objection in objections[1:])]
+    ship = str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
+    if ship != rule.first:
+        sentences.append(f"{ship} is faster than {rule.first}")
+    return {"ship": ship, "reason": ". ".join(sentences)}
+
+
+def _objections(rule: Rule, size: float, ratio: tuple[float, float], judged: dict[str, dict]) -> list[str]:
+    """Say what speaks against the second model: losses that are shown, then what is not excluded."""
+    low, high = ratio
+    times = f"one image takes {low:.2f} to {high:.2f} times as long as with {rule.first}"
+    lost, possible = _macro_f1_losses(rule, judged)
+    lost_recall, possible_recall = _recall_losses(rule, judged)
+    objections = [f"loses {' and '.join(losses)}" for losses in (lost, lost_recall) if losses]
     if low > 1 and high > NOT_SLOWER:
-        return [f"it is slower ({low:.2f} to {high:.2f} times {first}'s time for one image)"]
-    if high > NOT_SLOWER:
-        return [f"that it is slower cannot be excluded ({low:.2f} to {high:.2f} times {first}'s time for one image)"]
-    return []
+        objections.append(f"is slower: {times}")
+    if size >= 1:
+        objections.append(f"is not smaller: it has {size:.0%} of {rule.first}'s bytes")
+    if possible:
+        objections.append(f"may lose {' and '.join(possible)}, where {rule.margin} is allowed")
+    if possible_recall:
+        objections.append(f"may lose {' and '.join(possible_recall)}, where {rule.minority_margin:.0%} is allowed")
+    if low <= 1 and high > NOT_SLOWER:
+        objections.append(f"may be slower: {times}, where {NOT_SLOWER} is allowed")
+    return objections
 
 
-def _worse(where: str, pair: dict, margin: float) -> list[str]:
-    low, high = pair["macro_f1_delta_ci95"]
-    if high < 0 and low < -margin:
-        return [f"it loses {-high:.3f} to {-low:.3f} macro-F1 {where}"]
-    if low < -margin:
-        return [f"a loss of {-low:.3f} macro-F1 cannot be excluded {where} ({pair['images']} images)"]
-    return []
+def _macro_f1_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list[str]]:
+    """List the losses of macro-F1 that are shown, and those beyond the margin that are not excluded."""
+    lost, possible = [], []
+    for where, pair in judged.items():
+        low, high = pair["macro_f1_delta_ci95"]
+        if low < -rule.margin and high < 0:
+            lost.append(f"{-high:.3f} to {-low:.3f} macro-F1 {where}")
+        elif low < -rule.margin:
+            possible.append(f"up to {-low:.3f} macro-F1 {where} ({pair['images']} images)")
+    return lost, possible
 
 
-def _unfair(where: str, pair: dict, minority: Sequence[str], margin: float, minority_margin: float) -> list[str]:
-    lost, possible = ({name: -pair["recall_delta"][name][column] for name in minority} for column in (0, 1))
-    seen = {name: loss for name, loss in lost.items() if loss > margin}
-    unclear = {name: loss for name, loss in possible.items() if name not in seen and loss > minority_margin}
-    texts = []
-    if seen:
-        name, more = _largest(seen)
-        texts.append(f"{name} loses {seen[name]:.1%} of its recall {where}{more}")
-    if unclear:
-        name, more = _largest(unclear)
-        texts.append(f"that {name} loses {unclear[name]:.0%} of its recall cannot be excluded {where}{more}")
-    return texts
+def _recall_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list[str]]:
+    """List, for the minority class that loses most, the losses of recall that are seen, and those not excluded."""
+    lost, possible = [], []
+    for where, pair in judged.items():
+        seen, room = {}, {}
+        for name in rule.minority:
+            difference, low, _ = pair["recall_delta"][name]
+            if -difference > rule.margin:
+                seen[name] = -difference
+            elif -low > rule.minority_margin:
+                room[name] = -low
+        if seen:
+            lost.append(f"{_largest(seen, '.1%')} {where}")
+        if room:
+            possible.append(f"up to {_largest(room, '.0%')} {where} ({pair['images']} images)")
+    return lost, possible
 
 
-def _largest(losses: dict[str, float]) -> tuple[str, str]:
-    """Find who loses most, and say how many lose too much beside it."""
-    return max(losses, key=losses.get), f" ({len(losses) - 1} more classes likewise)" if len(losses) > 1 else ""
+def _largest(losses: dict[str, float], precision: str) -> str:
+    """Name the class that loses most, and say how many lose too much beside it."""
+    name = max(losses, key=losses.get)
+    others = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+    return f"{losses[name]:{precision}} of {name}'s recall{others}"

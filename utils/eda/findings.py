@@ -21,7 +21,7 @@ def describe_shortcuts(shortcuts: Sequence[str]) -> str:
     if not shortcuts:
         return "None of these tells the classes apart: no shortcut of these kinds was found."
     return (
-        f"**Warning: the classes can be told apart far better than chance by one of these alone: {listing(shortcuts)}."
-        "** That is no fault where the object itself touches the border or differs in color. It is one where only the "
+        f"**Warning: one of these alone tells the classes apart far better than chance: {listing(shortcuts)}.** "
+        "That is no fault where the object itself touches the border or differs in color. It is one where only the "
         "background or the camera differs. Look at the images."
     )

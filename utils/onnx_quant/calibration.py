@@ -1,18 +1,20 @@
-"""Loader → calibration reader → the range of every activation."""
+"""Calibration: which images ONNX Runtime is shown, and what it learns from them."""
 
-import contextlib
-import io
-import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
-from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+from onnxruntime.quantization.calibrate import save_tensors_data
 from torch.utils.data import DataLoader
 
 from utils.config import InputError, relative
-from utils.progress import progress
+from utils.datasets import make_loader
+from utils.onnx_quant.ranges import Ranges, collect_histograms, measure_ranges
+
+BATCH = 4  # images at a time: their activations stay in the CPU's cache
 
 
 class ImageFolderDataReader(CalibrationDataReader):
@@ -45,44 +47,44 @@ class ImageFolderDataReader(CalibrationDataReader):
         self.position += len(images)
         return {self.input_name: images.numpy()}
 
-    def sample(self, count: int) -> np.ndarray:
-        """Return `count` images float32 (count, 3, H, W), spread evenly over the data; all when there are fewer."""
-        dataset = self.loader.dataset
-        return np.stack([dataset[position][0].numpy() for position in spread_evenly(len(dataset), count)])
-
 
 def spread_evenly(total: int, count: int) -> list[int]:
     """List `count` of `total` positions, equally far apart; all when there are fewer."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist()
 
 
-class _OneBatch(CalibrationDataReader):
-    """A reader of a single batch."""
+class CalibrationSet:
+    """The images that a prepared network is calibrated on, and the ranges of its activations over them.
 
-    def __init__(self, batch: dict[str, np.ndarray]):
-        self.batches = iter([batch])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def calibrate(model_path: Path, folder: Path, reader: CalibrationDataReader, method: CalibrationMethod) -> Path:
-    """Find the range of every activation; → a new file in `folder` for `quantize_static(calibration_cache_path=...)`.
-
-    One pass over the reader, from its beginning, serves every recipe of this method. ONNX Runtime itself would keep
-    what each batch yields until the end, for percentile and entropy whole activations (onnxruntime#10503, #21979), and
-    stumble over a short last batch (#18792); here each batch is merged into ranges or histograms at once.
+    `image_set` makes a Dataset of rows of the `index`.
     """
-    ranges = Path(tempfile.mkdtemp(dir=folder)) / "ranges.json"
-    reader.rewind()
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,
-        contextlib.redirect_stdout(io.StringIO()),  # the calibrator prints for every batch
-    ):
-        model_path = shutil.copy(model_path, work)  # beside which the calibrator writes
-        augmented = str(Path(work) / "augmented.onnx")
-        calibrator = create_calibrator(model_path, augmented_model_path=augmented, calibrate_method=method)
-        for batch in progress(reader, "calibrate", len(reader)):
-            calibrator.collect_data(_OneBatch(batch))
-        save_tensors_data(calibrator.compute_data(), ranges)
-    return ranges
+
+    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: Ranges | None = None):
+        self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
+        self.ranges = ranges or measure_ranges(prepared_path, self.reader)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def reader(self) -> ImageFolderDataReader:
+        """A new reader of these images: one that was read to its end would show ONNX Runtime nothing."""
+        return ImageFolderDataReader(make_loader(self.image_set(self.index), BATCH))
+
+    def part(self, rows: np.ndarray) -> "CalibrationSet":
+        """Make a set of some of these images, by position; the network does not run again."""
+        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], self.ranges.of(rows))
+
+    def save_ranges(self, method: CalibrationMethod) -> Path:
+        """Write the range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`."""
+        path = Path(tempfile.mkdtemp(dir=self.prepared_path.parent)) / "ranges.json"
+        if method == CalibrationMethod.MinMax:
+            self.ranges.save(path)
+        else:
+            save_tensors_data(collect_histograms(self.prepared_path, self.reader, method), path)
+        return path
+
+    def sample(self, count: int) -> np.ndarray:
+        """Return `count` images float32 (count, 3, H, W), spread evenly over the set; all when there are fewer."""
+        chosen = self.image_set(self.index.iloc[spread_evenly(len(self), count)])
+        return np.stack([image.numpy() for image, _ in chosen])

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, compose, parser
+from onnx import compose, parser
 
 from utils.config import InputError
 from utils.files import whole_file
 from utils.predict import Classifier
 
+SAME_ANSWERS = 0.995  # of the photos, at least, for a resize inside the graph to be as good as Pillow's
 RESIZE = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1'}
 PREPARE = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
 prepare (uint8[batch, {height}, {width}, 3] image) => (float[batch, 3, {size}, {size}] image_prepared) <
@@ -42,6 +43,24 @@ answer (float[batch, classes] logits) => (float[batch, classes] probabilities) <
 }}"""
 
 
+def write_checked(
+    source: Path, target: Path, details: dict, photos: Sequence[Path], expected: np.ndarray
+) -> tuple[bool, float]:
+    """Write a deployable file that takes photos of any size, or, should its answers differ, of one size alone.
+
+    `expected` (N,) are the answers of `source` to `photos` (N,) as the training's preprocessing prepares them. Returns
+    whether any size will do, and the share of photos with the same answer.
+    """
+    for any_size in (True, False):
+        if any_size and details["preprocessing"]["interpolation"] not in RESIZE:
+            continue
+        write_deployable(source, target, details["preprocessing"], details.get("temperature", 1.0), any_size)
+        agreement = float((deployed_answers(target, photos) == expected).mean())
+        if agreement >= SAME_ANSWERS:
+            break
+    return any_size, agreement
+
+
 def write_deployable(
     source: Path, target: Path, preprocessing: dict, temperature: float = 1.0, any_size: bool = True
 ) -> None:
@@ -49,15 +68,20 @@ def write_deployable(
 
     The file maps `image` uint8 (batch, height, width, 3) to `probabilities` float32 (batch, classes): softmax of the
     logits over `temperature` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow does, otherwise
-    it takes the training's size alone. Raises InputError for an interpolation that ONNX has no equal of.
+    it takes the training's size alone. The metadata of `source` stay. Raises InputError for an interpolation that ONNX
+    has no equal of.
     """
     model = onnx.load(source)
-    version = {"ir_version": model.ir_version, "opset": _opset(model)}
-    before = parser.parse_model(PREPARE.format(**version, **_preparation(preprocessing, any_size)))
-    after = parser.parse_model(ANSWER.format(**version, temperature=float(temperature)))
-    del model.metadata_props[:]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]  # merging would take them for a conflict
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    blanks = _preparation(preprocessing, any_size)
+    before = parser.parse_model(PREPARE.format(ir_version=model.ir_version, opset=opset, **blanks))
+    after = parser.parse_model(ANSWER.format(ir_version=model.ir_version, opset=opset, temperature=float(temperature)))
     whole = compose.merge_models(before, model, io_map=[("image_prepared", model.graph.input[0].name)])
     whole = compose.merge_models(whole, after, io_map=[(model.graph.output[0].name, "logits")])
+    onnx.helper.set_model_props(whole, metadata)
+    onnx.checker.check_model(whole, full_check=True)
     with whole_file(target) as temporary:
         onnx.save(whole, temporary)
 
@@ -66,10 +90,6 @@ def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
     """Classify photos, each as it lies on the disk, with a deployed file; → class positions (N,)."""
     classifier = Classifier(path)
     return np.array([classifier.probabilities(photo).argmax() for photo in photos])
-
-
-def _opset(model: ModelProto) -> int:
-    return next(each.version for each in model.opset_import if each.domain == "")
 
 
 def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:

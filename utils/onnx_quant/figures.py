@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.compare_models.figures import MODEL_COLORS
-from utils.plots import COLORS
+from utils.plots import COLORS, MODEL_COLORS
 
 
 def candidates(rows: pd.DataFrame, chosen: str, within: pd.Series, fp32_ms: float, ax: Axes | None = None) -> Axes:

@@ -11,17 +11,17 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.files import whole_file
 
-LAYERS = ("Conv", "Gemm")
+LAYERS = ("Conv", "Gemm")  # operators with weights
 
 
 def strip(model: ModelProto) -> None:
     """Drop what no reader needs: stack traces with paths of this machine, inferred shapes, unused operator sets."""
-    for each in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        del each.metadata_props[:]
-        each.doc_string = ""
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
     del model.graph.value_info[:]
     used = {node.domain for node in model.graph.node}
-    versions = {each.domain: each.version for each in model.opset_import if each.domain in used}
+    versions = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
 
@@ -38,7 +38,7 @@ def flatten_channels_last(model: ModelProto) -> None:
     ONNX Runtime's fast 8-bit kernels work channels last. Flattened channels first, the pooling before runs in a kernel
     five times slower.
     """
-    shapes = _shapes(model)
+    shapes = tensor_shapes(model)
     for flatten in [node for node in model.graph.node if node.op_type in ("Reshape", "Flatten")]:
         gemm = next((node for node in model.graph.node if flatten.output[0] in node.input[:1]), None)
         shape = shapes.get(flatten.input[0], [])
@@ -89,7 +89,7 @@ def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     outputs = constants[layer.input[1]].shape[0 if layer.op_type == "Conv" or _transposes_weights(layer) else 1]
     bias = constants[layer.input[2]] if len(layer.input) > 2 else np.zeros(outputs, np.float32)
-    scale = np.float32(max(np.abs(bias).max(), 1e-6) / 2**30)
+    scale = np.float32(max(np.abs(bias).max(), 0.1) / 2**24)  # as fine as a float, with room for bias correction
     names = [f"{layer.name}_bias_{part}" for part in ("integer", "scale", "float")]
     values = np.rint(bias / np.float64(scale)).astype(np.int32), np.array(scale)
     model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
@@ -101,18 +101,18 @@ def _compute_bias(model: ModelProto, layer: NodeProto) -> None:
 
 def _transposes_weights(node: NodeProto) -> bool:
     """Tell whether a node is a Gemm with weights (classes, features), as torch exports it."""
-    return node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+    return node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def _shapes(model: ModelProto) -> dict[str, list[int]]:
+def tensor_shapes(model: ModelProto) -> dict[str, list[int]]:
     """Map tensors to their shapes, 0 where a dimension is free."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = [*inferred.value_info, *inferred.input]
-    return {value.name: [each.dim_value for each in value.type.tensor_type.shape.dim] for value in values}
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    return {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in values}
 
 
 def prepare(source: Path, target: Path) -> None:
-    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, and see `utils.rewrite`."""
+    """Ready a graph for quantization: fuse what can be fused, as ONNX Runtime asks for, then the changes above."""
     with whole_file(target) as temporary:
         quant_pre_process(source, temporary, auto_merge=True)
         model = onnx.load(temporary)

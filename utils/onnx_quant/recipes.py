@@ -1,91 +1,71 @@
-"""INT8 recipes: the number types that suit a CPU, and variations worth trying."""
+"""INT8 recipes: the number types that suit a CPU, and variations of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
 
-from utils.files import whole_file
-from utils.onnx_quant.bias_correction import correct_biases
-from utils.onnx_quant.graph import keep_float, stem
+from utils.onnx_quant.graph import stem
 
 X86 = {"x86_64", "amd64", "x86"}
 
 
-def type_recipes(cpu: dict) -> dict[str, dict]:
-    """Name the number types that suit a CPU, as options of `quantize_static`: what should be best first.
+class Recipe(NamedTuple):
+    """How a float model becomes INT8: options of `quantize_static`, and whether the biases are corrected afterwards."""
+
+    activation_type: QuantType
+    per_channel: bool = True
+    reduce_range: bool = False
+    calibrate_method: CalibrationMethod = CalibrationMethod.MinMax
+    nodes_to_exclude: tuple[str, ...] = ()
+    correct_biases: bool = True
+    note: str = ""  # what is excluded, in words
+
+    @property
+    def name(self) -> str:
+        """The recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
+        words = ["U8S8" if self.activation_type == QuantType.QUInt8 else "S8S8"]  # weights are signed everywhere
+        words += ["per-channel"] * self.per_channel + ["reduce-range"] * self.reduce_range
+        if self.calibrate_method != CalibrationMethod.MinMax:
+            words.append(self.calibrate_method.name.lower())
+        words += ["uncorrected"] * (not self.correct_biases)
+        return " ".join(words) + (f", {self.note}" if self.note else "")
+
+
+LIBRARY_DEFAULT = Recipe(QuantType.QInt8, per_channel=False, correct_biases=False)  # the original's recipe, too
+
+
+def type_recipes(cpu: dict) -> list[Recipe]:
+    """List the number types that suit a CPU (`cpu_info`), what should be best first.
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
     bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed. One scale per output channel of the
     weights is closer than one per tensor, and no slower.
     """
-    signed = _recipe(QuantType.QInt8)
-    unsigned, seven_bits = _recipe(QuantType.QUInt8), _recipe(QuantType.QUInt8, reduce_range=True)
-    x86_order = [unsigned, seven_bits, signed] if cpu["vnni"] else [seven_bits, unsigned, signed]
-    order = x86_order if cpu["architecture"].lower() in X86 else [signed, unsigned]
-    return {recipe_name(**recipe): recipe for recipe in order}
+    signed, unsigned = Recipe(QuantType.QInt8), Recipe(QuantType.QUInt8)
+    seven_bits = unsigned._replace(reduce_range=True)
+    if cpu["architecture"].lower() not in X86:
+        return [signed, unsigned]
+    return [unsigned, seven_bits, signed] if cpu["vnni"] else [seven_bits, unsigned, signed]
 
 
-def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: list[str]) -> dict[str, dict]:
-    """Name the recipes to choose from: the types, and variations of the two best of them.
+def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] = ()) -> list[Recipe]:
+    """List the recipes to choose from: the number types, the two best of them with the stem in float, two references.
 
-    Variations leave the stem or the most `sensitive` node in float, cut outliers off (percentile, entropy), or leave
-    the biases as they are. The last one is the library's default, which is also the original's recipe.
+    These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. Once it
+    is known which nodes are `sensitive`, up to three more follow that take longer to try: the most sensitive node
+    behind the stem stays in float, or outliers are cut off the ranges (percentile, entropy).
     """
-    first_nodes = [node.name for node in stem(onnx.load(prepared_path))]
-    recipes = list(type_recipes(cpu).values())
-    best, second = recipes[:2]
-    for base in (best, second):
-        recipes.append(base | {"nodes_to_exclude": first_nodes, "note": "stem in float"})
-    for name in [name for name in sensitive if name not in first_nodes][:1]:
-        recipes.append(best | {"nodes_to_exclude": [name], "note": f"{name} in float"})
-    recipes += [best | {"calibrate_method": CalibrationMethod[name]} for name in ("Percentile", "Entropy")]
-    recipes += [best | {"correct": False}, _recipe(QuantType.QInt8, per_channel=False) | {"correct": False}]
-    return {recipe_name(**recipe): recipe for recipe in recipes}
-
-
-def _recipe(activation_type: QuantType, per_channel: bool = True, reduce_range: bool = False) -> dict:
-    return {
-        "activation_type": activation_type,
-        "weight_type": QuantType.QInt8,
-        "per_channel": per_channel,
-        "reduce_range": reduce_range,
-        "calibrate_method": CalibrationMethod.MinMax,
-        "nodes_to_exclude": [],
-        "correct": True,
-        "note": "",
-    }
-
-
-def recipe_name(
-    activation_type: QuantType,
-    weight_type: QuantType,
-    per_channel: bool,
-    reduce_range: bool,
-    calibrate_method: CalibrationMethod,
-    correct: bool,
-    note: str,
-    **_,
-) -> str:
-    """Write a recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
-    letters = "".join("U8" if each == QuantType.QUInt8 else "S8" for each in (activation_type, weight_type))
-    method = [] if calibrate_method == CalibrationMethod.MinMax else [calibrate_method.name.lower()]
-    words = ["per-channel"] * per_channel + ["reduce-range"] * reduce_range + method + ["uncorrected"] * (not correct)
-    return " ".join([letters, *words]) + (f", {note}" if note else "")
-
-
-def quantize_file(
-    prepared: Path, target: Path, ranges: Path, images: np.ndarray, *, correct: bool, note: str = "", **recipe
-) -> None:
-    """Quantize a prepared model by a recipe, as onnx_quant.ipynb does.
-
-    `ranges` are those of `calibrate` by the recipe's method, `images` float32 (N, 3, H, W) those to correct biases on.
-    """
-    with whole_file(target) as temporary:
-        quantize_static(
-            prepared, temporary, None, quant_format=QuantFormat.QDQ, calibration_cache_path=ranges, **recipe
-        )
-        keep_float(temporary, recipe["nodes_to_exclude"])
-        if correct:
-            correct_biases(prepared, temporary, images)
+    types = type_recipes(cpu)
+    stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
+    spared = [recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types[:2]]
+    first = [*types, *spared, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
+    if not sensitive:
+        return first
+    further = [types[0]._replace(calibrate_method=CalibrationMethod[name]) for name in ("Percentile", "Entropy")]
+    outside = [name for name in sensitive if name not in stem_nodes]  # the stem has its candidates above
+    if outside:
+        further.insert(0, types[0]._replace(nodes_to_exclude=(outside[0],), note=f"{outside[0]} in float"))
+    return [*first, *further]

@@ -6,6 +6,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 
+def to_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Turn logits (N, C) into probabilities, less sure the higher the temperature is."""
+    return softmax(logits / temperature, axis=1)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Find the temperature with the smallest cross-entropy (Guo et al. 2017, arXiv 1706.04599), between 0.01 and 100.
 
@@ -22,10 +27,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.01, 100]), method="bounded").x))
 
 
-def tempered_out_of_fold(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Turn out-of-fold logits (N, C) into probabilities; a fold's temperature is fitted on the other `folds` (N,)."""
-    temperatures = {fold: fit_temperature(logits[folds != fold], labels[folds != fold]) for fold in np.unique(folds)}
-    return softmax(logits / np.vectorize(temperatures.get)(folds)[:, None], axis=1)
+def tempered_out_of_fold(logits: np.ndarray, labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Turn out-of-fold logits (N, C) into probabilities; a fold's temperature is fitted on the others (`fold_of` (N,)).
+
+    So no image has a say in how sure its own answer is.
+    """
+    probabilities = np.zeros(logits.shape)
+    for fold in np.unique(fold_of):
+        inside = fold_of == fold
+        probabilities[inside] = to_probabilities(logits[inside], fit_temperature(logits[~inside], labels[~inside]))
+    return probabilities
 
 
 def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -47,7 +58,14 @@ def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: f
     0 when all may be answered, 1 when no threshold is enough.
     """
     table = coverage_accuracy(probabilities, labels)
-    enough = table[table["accuracy"] >= accuracy]
-    if len(enough) and enough["coverage"].iloc[-1] == 1:
-        return 0.0
-    return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0
+    sufficient = table[table["accuracy"] >= accuracy]
+    if sufficient.empty:
+        return 1.0
+    lowest = sufficient.iloc[-1]
+    return 0.0 if lowest["coverage"] == 1 else float(lowest["threshold"])
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, fold_of: np.ndarray, accuracy: float) -> tuple[float, float]:
+    """Fit temperature and abstain threshold to out-of-fold logits (N, C) of the folds `fold_of` (N,)."""
+    probabilities = tempered_out_of_fold(logits, labels, fold_of)
+    return fit_temperature(logits, labels), abstain_threshold(probabilities, labels, accuracy)

@@ -1,5 +1,7 @@
 """Training's figures: every function draws arrays into `ax` (default: the current axes) and returns it."""
 
+from collections.abc import Iterable, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,6 +14,11 @@ def _apart(values: np.ndarray, gap: float) -> np.ndarray:
     """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
     steps = gap * np.arange(len(values))
     return np.maximum.accumulate(values - steps) + steps
+
+
+def answer_titles(names: Iterable[str], answers: Iterable[int], known: Sequence[str]) -> list[str]:
+    """Write for each image its class and, quoted, the answer: a position in the classes `known`."""
+    return [f"{name}: “{known[answer]}”" for name, answer in zip(names, answers, strict=True)]
 
 
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
@@ -27,7 +34,8 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
             label = name.replace("valid_macro_f1", "validation macro-F1").replace("_loss", " loss")
             ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
-    offset, side = ((-4, 4), "right") if best else ((4, 4), "left")
+    side = "right" if best else "left"  # of epoch 0, so that the label stays inside
+    offset = (-4, 4) if best else (4, 4)
     ax.annotate(f"kept: epoch {best}", (best, 0.5), offset, textcoords="offset points", ha=side, color=COLORS[1])
     ax.set_xticks(epochs.index)
     ax.set(xlabel="epoch", ylim=(0, 1.1 * max(1, epochs[list(lines)].max().max())))
@@ -38,7 +46,11 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw per row a difference with its interval (difference, low, high), and the line of none."""
     ax = ax or plt.gca()
     for position, (difference, low, high) in enumerate(rows[["difference", "low", "high"]].to_numpy()):
-        color = COLORS[2] if low > 0 else COLORS[1] if high < 0 else COLORS[7]
+        color = COLORS[7]  # grey: no difference beyond doubt
+        if low > 0:
+            color = COLORS[2]
+        elif high < 0:
+            color = COLORS[1]
         ax.plot([low, high], [position, position], color=color, lw=2)
         ax.plot(difference, position, "o", color=color, ms=7)
         ax.annotate(f"{difference:+.3f}", (difference, position), (0, 7), textcoords="offset points", ha="center")
@@ -68,7 +80,8 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
     ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
     for place in kept[["coverage", "accuracy"]].to_numpy():
         label = f"sure of {threshold:.2f} or more"
-        offset, side = ((-6, -14), "right") if place[0] > 0.5 else ((6, -14), "left")
+        side = "right" if place[0] > 0.5 else "left"
+        offset = (-6, -14) if place[0] > 0.5 else (6, -14)
         ax.annotate(label, place, offset, textcoords="offset points", ha=side, color=COLORS[1])
     ax.set(xlabel="share of images answered", ylabel="accuracy of the answers", xlim=(0, 1.02))
     return ax

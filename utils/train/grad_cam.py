@@ -14,6 +14,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from utils.config import SEED
+from utils.datasets import ImageDataset, make_loader, to_pixels
+from utils.model import predict
+
 MIN_SIDE = 7
 
 
@@ -54,6 +58,12 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.nda
         model.train(training)
 
 
+def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the heat (N, H, W) that images give the class which the model takes them for, and that class (N,)."""
+    answers = predict(model, make_loader(dataset, batch_size=64))[0].argmax(axis=1)
+    return grad_cam(model, dataset.stack(), answers), answers
+
+
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of two maps (N, H, W) each; → (N,), 0 where a map is flat."""
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
@@ -64,7 +74,8 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def border_share(heat: np.ndarray, width: float = 0.1) -> np.ndarray:
     """Share of the heat (N, H, W) that lies on the outer `width` of each side, where the object seldom is; → (N,)."""
-    rows, columns = (max(1, round(width * side)) for side in heat.shape[1:])
+    rows = max(1, round(width * heat.shape[1]))
+    columns = max(1, round(width * heat.shape[2]))
     inner = heat[:, rows:-rows, columns:-columns].sum(axis=(1, 2))
     total = heat.sum(axis=(1, 2))
     return 1 - np.divide(inner, total, out=np.ones_like(inner), where=total > 0)
@@ -78,13 +89,15 @@ def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Se
     """
     classify = nn.Sequential(model.eval(), nn.Softmax(dim=1))
     metric = ROADCombined(percentiles=[30, 70])
-    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
+    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)  # what is filled in gets a little noise
         return metric(images, heat, [ClassifierOutputTarget(int(target)) for target in targets], classify)
 
 
-def overlays(images: Sequence[np.ndarray], heat: np.ndarray) -> list[np.ndarray]:
-    """Blend heat (N, H, W) over images (H, W, 3) in [0, 1]; returns uint8."""
-    return [
-        show_cam_on_image(image.astype(np.float32), each, use_rgb=True)
-        for image, each in zip(images, heat, strict=True)
-    ]
+def overlays(dataset: ImageDataset, heat: np.ndarray, preprocessing: dict) -> list[np.ndarray]:
+    """Blend heat (N, H, W) over the images as the network sees them; → uint8 (H, W, 3) each."""
+    pictures = []
+    for (image, _), heat_map in zip(dataset, heat, strict=True):
+        pixels = to_pixels(image, preprocessing).astype(np.float32)
+        pictures.append(show_cam_on_image(pixels, heat_map, use_rgb=True))
+    return pictures

@@ -1,27 +1,49 @@
-"""One epoch of training, and the whole recipe in folds."""
+"""An epoch of fine-tuning, its optimizer, and the record of what a training reached."""
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import InputError, relative
-from utils.datasets import ImageDataset, make_loader
+from utils.config import InputError, listing, relative, require
 from utils.metrics import cross_entropy, macro_f1
-from utils.model import DEVICE, classifier_names, fitting_threads, predict
-from utils.train.head import fit_head, head_logits, set_head
+from utils.model import DEVICE, classifier_names, one_thread_if_small
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
-SLOWER = 3  # times, that pretrained layers learn than the new one
+HEAD_RATE = 3  # times the learning rate of the pretrained layers
+
+
+def augmented_classes(augment: str, minority: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Name the classes to augment: all, none, or the minority. Raises InputError for a setting that makes no sense."""
+    require(set(minority) <= set(classes), f"MINORITY {minority}: there are only {listing(classes)}")
+    choices = {"minority": list(minority), "all": list(classes), "none": []}
+    require(augment in choices, f"AUGMENT {augment!r}: use 'minority', 'all' or 'none'")
+    return choices[augment]
+
+
+def default_epochs(arch: str) -> int:
+    """Say for how many epochs to fine-tune: a small network gains from it, one that knows ImageNet does not."""
+    return 3 if arch == "conv_net" else 0
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """Build AdamW and its schedule; pretrained layers learn more slowly than the head (Howard and Ruder 2018).
+
+    The rates rise for 30 % of the `steps` and fall in a cosine (Smith and Topin 2019).
+    """
+    last = classifier_names(model)
+    pretrained = [parameter for name, parameter in model.named_parameters() if name not in last]
+    groups = [{"params": pretrained}, {"params": model.get_classifier().parameters()}]
+    optimizer = AdamW(groups, lr=learning_rate)
+    return optimizer, OneCycleLR(optimizer, [learning_rate / HEAD_RATE, learning_rate], total_steps=max(1, steps))
 
 
 def train_epoch(
@@ -33,7 +55,7 @@ def train_epoch(
     """
     model.train()
     total, seen = 0.0, 0
-    with fitting_threads(model):
+    with one_thread_if_small(model):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
             if not math.isfinite(loss.item()):
@@ -43,117 +65,103 @@ def train_epoch(
             optimizer.step()
             if schedule:
                 schedule.step()
-            total, seen = total + loss.item() * len(labels), seen + len(labels)
+            total += loss.item() * len(labels)
+            seen += len(labels)
     return total / seen
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
-    """Build AdamW and its schedule; pretrained layers learn more slowly than the head (Howard and Ruder 2018).
-
-    The rates rise for 30 % of the `steps` and fall in a cosine (Smith and Topin 2019).
-    """
-    names = classifier_names(model)
-    pretrained = [parameter for name, parameter in model.named_parameters() if name not in names]
-    rates = [learning_rate / SLOWER, learning_rate]
-    optimizer = torch.optim.AdamW(
-        [{"params": pretrained}, {"params": model.get_classifier().parameters()}], lr=learning_rate
-    )
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(1, steps))
-
-
-def default_epochs(arch: str) -> int:
-    """Say for how many epochs to fine-tune: a small network gains from it, one that knows ImageNet does not."""
-    return 3 if arch == "conv_net" else 0
+def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return cross-entropy and macro-F1 of logits (N, C) for labels (N,)."""
+    return cross_entropy(logits, labels), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
 
 
 def best_epoch(history: pd.DataFrame) -> int:
     """Find the epoch with the highest valid_macro_f1; ties go to the lower valid_loss, then to the earlier one."""
+    require(len(history) > 0, "no epoch was finished, so there is no network to go on with: run training again")
     return int(history.sort_values(["valid_macro_f1", "valid_loss"], ascending=[False, True], kind="stable").index[0])
 
 
-def save_last(
-    path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, history: pd.DataFrame, **details
-) -> None:
-    """Write all that `resume_training` needs, whole or not at all."""
-    states = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-    save_checkpoint(path, model, **states, history=history.to_numpy().tolist(), **details)
+class Record:
+    """What a training has reached: the `history`, a row per epoch, and the best epoch's weights.
 
-
-def resume_training(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, run: dict) -> list:
-    """Load what the last epoch left into model, optimizer and schedule; → the history's rows so far, none without file.
-
-    Raises InputError when `run`, what the training depends on, is not what it was then.
+    It lives in memory or, with paths, on disk: the best epoch's checkpoint with `details` (arch, classes,
+    preprocessing, split_hash), and the last epoch's with all that resuming needs and compares, `settings` among it.
     """
-    if not path.exists():
-        return []
-    last = load_checkpoint(path)
-    changed = [name for name, value in run.items() if last["run"].get(name) != value]
-    if changed:
-        raise InputError(
-            f"{relative(path)} was trained with another {' and '.join(changed)}: "
-            "set it as it was to go on, or RESUME = False to start again"
+
+    def __init__(
+        self,
+        best_path: Path | None = None,
+        last_path: Path | None = None,
+        details: dict | None = None,
+        settings: dict | None = None,
+        resume: bool = False,
+    ):
+        self.best_path = best_path
+        self.last_path = last_path
+        self.details = details or {}
+        self.settings = settings or {}
+        self.resume = resume
+        self.history = pd.DataFrame(columns=HISTORY, dtype=float)
+        self.best_weights: dict = {}
+
+    def start(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
+        """Begin a training or, to resume one, load what its last epoch left on disk.
+
+        Raises InputError when details or settings are no longer those of the training on disk.
+        """
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        if not self.resume or not self.last_path.exists():
+            return
+        last = load_checkpoint(self.last_path)
+        before = last.get("settings", {})
+        changed = [name for name, value in self.details.items() if last.get(name) != value]
+        changed += [name for name, value in self.settings.items() if before.get(name) != value]
+        require(
+            not changed,
+            f"{relative(self.last_path)} was trained with another {' and '.join(changed)}: "
+            "set it as it was to go on, or RESUME = False to start again",
         )
-    model.load_state_dict(last["state_dict"])
-    optimizer.load_state_dict(last["optimizer"])
-    schedule.load_state_dict(last["schedule"])
-    return last["history"]
+        model.load_state_dict(last["state_dict"])
+        optimizer.load_state_dict(last["optimizer"])
+        schedule.load_state_dict(last["schedule"])
+        self.history = pd.DataFrame(last["history"], columns=HISTORY, dtype=float)
 
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch that is still to come; epoch 0 is the head alone."""
+        return len(self.history)
 
-def fine_tune(
-    model: nn.Module,
-    train_set: ImageDataset,
-    valid_loader: DataLoader,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-) -> nn.Module:
-    """Train and return the model with the weights of its `best_epoch`; the state that comes in is epoch 0 and may win.
+    def add(self, train_loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Add an epoch by its training loss (nan for epoch 0) and its logits (N, C) on the validation images."""
+        epoch = self.next_epoch
+        valid_loss, valid_macro_f1 = score(logits, labels)
+        self.history.loc[epoch] = train_loss, valid_loss, valid_macro_f1
+        if best_epoch(self.history) == epoch:
+            self._keep_best({"epoch": epoch, "valid_loss": valid_loss, "valid_macro_f1": valid_macro_f1})
+        if self.last_path:
+            self._keep_last()
 
-    This is train.ipynb's loop without its files and plots.
-    """
-    steps = epochs * len(make_loader(train_set, batch_size, epoch=1))
-    optimizer, schedule = make_optimizer(model, learning_rate, steps)
-    history, weights = pd.DataFrame(columns=HISTORY, dtype=float), {}
-    for epoch in range(epochs + 1):
-        loss = math.nan
-        if epoch:
-            loss = train_epoch(model, make_loader(train_set, batch_size, epoch=epoch), optimizer, schedule)
-        logits, labels = predict(model, valid_loader)
-        history.loc[epoch] = loss, cross_entropy(logits, labels), macro_f1(labels, logits.argmax(1), logits.shape[1])
-        if best_epoch(history) == epoch:
-            weights = copy.deepcopy(model.state_dict())
-    model.load_state_dict(weights)
-    return model
+    def _keep_best(self, metrics: dict) -> None:
+        if self.best_path:
+            save_checkpoint(self.best_path, self.model, **self.details, metrics=metrics)
+        else:
+            self.best_weights = copy.deepcopy(self.model.state_dict())
 
+    def _keep_last(self) -> None:
+        save_checkpoint(
+            self.last_path,
+            self.model,
+            **self.details,
+            settings=self.settings,
+            history=self.history.to_numpy().tolist(),
+            optimizer=self.optimizer.state_dict(),
+            schedule=self.schedule.state_dict(),
+        )
 
-def head_then_fine_tune(
-    train: pd.DataFrame,
-    valid: pd.DataFrame,
-    test: pd.DataFrame,
-    *,
-    model: nn.Module,
-    features: np.ndarray,
-    rows: np.ndarray,
-    codes: np.ndarray,
-    image_set: Callable[..., ImageDataset],
-    augmented: Sequence[str],
-    epochs: int,
-    **recipe,
-) -> tuple[np.ndarray, dict]:
-    """Run the whole recipe of train.ipynb once; → logits (N, C) of `test`, and the weights that differ from `model`'s.
-
-    The three parts are rows of the index that `features` and `rows` come from (`view_features`), `codes` its groups as
-    numbers. `model` has the pretrained weights and stays as it is. Without `epochs`, features are enough.
-    """
-    chosen = np.isin(rows, train.index)
-    labels = pd.Series(image_set(train).labels, train.index)[rows[chosen]].to_numpy()
-    head = fit_head(features[chosen], labels, codes[rows[chosen]], model.get_classifier().out_features)
-    if not epochs:
-        weights = [torch.from_numpy(each).float() for each in head]
-        state = dict(zip(classifier_names(model), weights, strict=True))
-        return head_logits(head, features[test.index]), state
-    model = set_head(copy.deepcopy(model), head)
-    valid_loader = make_loader(image_set(valid), batch_size=64)
-    model = fine_tune(model, image_set(train, augmented), valid_loader, epochs, **recipe)
-    logits, _ = predict(model, make_loader(image_set(test), batch_size=64))
-    return logits, {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    def best_model(self) -> nn.Module:
+        """Put the best epoch's weights back into the network; → it."""
+        weights = load_checkpoint(self.best_path)["state_dict"] if self.best_path else self.best_weights
+        self.model.load_state_dict(weights)
+        return self.model

@@ -1,4 +1,4 @@
-"""torch → ONNX: metadata, and proof that both give the same answers."""
+"""An ONNX file: its metadata, its constants, and proof that it gives the answers of torch."""
 
 import json
 from collections.abc import Sequence
@@ -15,27 +15,13 @@ from utils.onnx_quant.graph import strip
 from utils.session import open_session, run_model
 
 
-def export_onnx(model: nn.Module, size: int, path: Path) -> None:
-    """Export a network for images of `size` pixels, as onnx_quant.ipynb does, without metadata."""
-    torch.onnx.export(
-        model.eval(),
-        (torch.zeros(2, 3, size, size),),
-        path,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        verbose=False,
-    )
-
-
-def set_constants(source: Path, target: Path, values: dict[str, np.ndarray]) -> None:
-    """Copy an ONNX file with other values in some of its constants, which keep their names, shapes and types."""
-    model = onnx.load(source)
+def set_constants(path: Path, values: dict[str, np.ndarray]) -> None:
+    """Change the values of some constants of an ONNX file, which keep their names, shapes and types."""
+    model = onnx.load(path)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, value in values.items():
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
-    onnx.save(model, target)
+    onnx.save(model, path)
 
 
 def write_metadata(path: Path, **metadata) -> None:

@@ -1,0 +1,99 @@
+"""The deployed file: photos in, calibrated probabilities out, the same answers as the model within."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from nets import CLASSES, PREPROCESSING
+from PIL import Image
+
+from utils import config
+from utils.config import InputError
+from utils.datasets import evaluation_transform
+from utils.images import read_image
+from utils.onnx_quant.deploy import deployed_answers, write_checked, write_deployable
+from utils.predict import Classifier
+from utils.session import open_session, read_metadata
+
+DETAILS = {"classes": CLASSES, "preprocessing": PREPROCESSING}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, generator = tmp_path_factory.mktemp("내 사진"), np.random.default_rng(0)
+    for number in range(8):
+        grid = generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+        Image.fromarray(grid).resize((90 + 7 * number, 120), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def expected(conv_net, photos):
+    """Probabilities that torch gives, from photos as training prepares them."""
+    transform = evaluation_transform(PREPROCESSING)
+    batch = torch.stack([transform(read_image(photo)) for photo in photos])
+    with torch.inference_mode():
+        return conv_net(batch).softmax(1).numpy()
+
+
+@pytest.mark.parametrize("any_size", [True, False])
+def test_deployed_file_takes_photos_and_gives_the_same_answers(conv_net_file, photos, expected, tmp_path, any_size):
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING, any_size=any_size)
+    assert (deployed_answers(tmp_path / "deploy.onnx", photos) == expected.argmax(1)).all()
+    classifier = Classifier(tmp_path / "deploy.onnx")
+    probabilities = np.stack([classifier.probabilities(photo) for photo in photos])
+    np.testing.assert_allclose(probabilities, expected, atol=1e-2 if any_size else 1e-4)
+
+
+def test_deployed_file_says_what_the_model_within_says_of_itself(conv_net_file, tmp_path):
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING)
+    metadata = read_metadata(open_session(tmp_path / "deploy.onnx"))
+    assert metadata == read_metadata(open_session(conv_net_file)) and metadata["classes"] == CLASSES
+
+
+def test_photos_of_any_size_are_taken_if_the_answers_stay(conv_net_file, photos, expected, tmp_path):
+    answers = expected.argmax(1)
+    any_size, same = write_checked(conv_net_file, tmp_path / "deploy.onnx", DETAILS, photos, answers)
+    assert (any_size, same) == (True, 1.0)
+    assert isinstance(open_session(tmp_path / "deploy.onnx").get_inputs()[0].shape[1], str)
+
+
+@pytest.mark.parametrize("reason", ["answers", "interpolation"])
+def test_one_size_is_taken_if_a_resize_in_the_graph_will_not_do(conv_net_file, photos, expected, tmp_path, reason):
+    answers, details = expected.argmax(1), DETAILS
+    if reason == "answers":
+        answers = (answers + np.eye(8, dtype=int)[0]) % 3  # one photo in eight is answered otherwise
+    else:
+        details = DETAILS | {"preprocessing": PREPROCESSING | {"interpolation": "lanczos"}}
+    any_size, _ = write_checked(conv_net_file, tmp_path / "deploy.onnx", details, photos, answers)
+    assert not any_size
+    assert open_session(tmp_path / "deploy.onnx").get_inputs()[0].shape[1:] == [64, 64, 3]
+
+
+def test_temperature_flattens_the_probabilities_and_keeps_the_answer(conv_net_file, photos, expected, tmp_path):
+    answers, results = expected.argmax(1), []
+    for temperature in (1.0, 3.0):
+        details = DETAILS | {"temperature": temperature}
+        write_checked(conv_net_file, tmp_path / "deploy.onnx", details, photos, answers)
+        results.append(Classifier(tmp_path / "deploy.onnx").probabilities(photos[0]))
+    logits = [np.log(probabilities) - np.log(probabilities).mean() for probabilities in results]
+    np.testing.assert_allclose(logits[0], 3 * logits[1], atol=1e-4)
+
+
+def test_interpolation_without_an_equal_is_refused(conv_net_file, tmp_path):
+    with pytest.raises(InputError, match="lanczos.*any_size=False"):
+        write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING | {"interpolation": "lanczos"})
+    assert not (tmp_path / "deploy.onnx").exists()
+
+
+def test_printed_command_names_the_runs_folder():
+    """It is copied and pasted: without checkpoints/NAME it would name a file that does not exist."""
+    cells = json.loads((ROOT / "onnx_quant.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
+    (command,) = [line for line in lines if "python -m utils.predict" in line]
+    (assigned,) = [line for line in lines if line.startswith("onnx_path, int8_path, deploy_path =")]
+    names = {"config": config, "run": config.CHECKPOINTS / "my-run", "ARCH": "net"}
+    exec(assigned + command, names)
+    assert names["command"] == "python -m utils.predict checkpoints/my-run/net_int8_deploy.onnx photo.jpg"

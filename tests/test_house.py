@@ -1,0 +1,69 @@
+"""The house: a room per notebook, and common ground that imports from none of them."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+UTILS = ROOT / "utils"
+ROOMS = {"eda": "EDA", "train": "train", "onnx_quant": "onnx_quant", "compare_models": "compare_models"}
+MODULES = sorted(UTILS.rglob("*.py"))
+EDA_MODULES = [f"utils.eda.{path.stem}" for path in (UTILS / "eda").glob("*.py") if path.stem != "__init__"]
+LARGE = {"torch", "pandas", "scipy", "sklearn"}
+
+
+def imported(source: str) -> set[str]:
+    """List the modules that Python code imports, wherever the import stands; `from a import b` may import a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def rooms_of(source: str) -> set[str]:
+    """List the rooms that Python code imports from."""
+    return {room for room in ROOMS for name in imported(source) if f"{name}.".startswith(f"utils.{room}.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(UTILS).as_posix())
+def test_module_imports_from_common_ground_and_its_own_room_alone(path: Path):
+    own = {path.parent.name} & set(ROOMS)
+    assert rooms_of(path.read_text(encoding="utf-8")) <= own
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_notebook_uses_its_own_room_alone(room: str):
+    notebook = json.loads((ROOT / f"{ROOMS[room]}.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert set.union(*map(rooms_of, cells)) <= {room}
+
+
+def test_packages_hold_a_docstring_only_and_common_ground_stays_small():
+    packages = [UTILS, *(UTILS / room for room in ROOMS)]
+    assert sorted(path.parent for path in UTILS.rglob("__init__.py")) == sorted(packages)
+    for package in packages:
+        (statement,) = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
+        assert isinstance(statement, ast.Expr) and isinstance(statement.value.value, str)
+    assert len(list(UTILS.glob("*.py"))) - 1 <= 17
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (["utils.predict"], LARGE),
+        (["utils.compare_models.latency_worker"], LARGE),
+        (EDA_MODULES, {"onnxruntime"}),
+    ],
+    ids=["predict", "latency_worker", "eda"],
+)
+def test_heavy_libraries_are_imported_only_where_they_are_needed(modules: list[str], absent: set[str]):
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert not absent & set(loaded.stdout.split())

@@ -1,0 +1,125 @@
+"""Ranges of activations: those that ONNX Runtime's calibrator finds; its bugs that we work around are pinned."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from nets import ArrayReader, calibration_set, save_net
+from onnx import helper
+from onnxruntime.quantization import CalibrationMethod
+from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_data, save_tensors_data
+
+from utils.onnx_quant.ranges import measure_ranges
+
+IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)
+LARGE_IMAGES = np.random.default_rng(0).normal(size=(11, 3, 64, 64)).astype(np.float32)
+
+
+@pytest.fixture
+def attention_like(tmp_path):
+    """A net in which, as in attention, the images are the second axis of some tensors, and no axis of others."""
+    nodes = [
+        helper.make_node("Relu", ["bias"], ["shared"], "relu_of_bias"),
+        helper.make_node("Add", ["input", "shared"], ["shifted"], "add"),
+        helper.make_node("Transpose", ["shifted"], ["turned"], "turn", perm=[1, 0, 2, 3]),
+        helper.make_node("Relu", ["turned"], ["turned_relu"], "relu"),
+        helper.make_node("Transpose", ["turned_relu"], ["turned_back"], "turn_back", perm=[1, 0, 2, 3]),
+        helper.make_node("ReduceMean", ["turned_back", "axes"], ["output"], "mean", keepdims=0),
+    ]
+    bias = np.linspace(-1, 1, 3, dtype=np.float32)[:, None, None]
+    return save_net(tmp_path / "net.onnx", nodes, {"bias": bias, "axes": np.array([2, 3])}, size=16)
+
+
+def as_saved(path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def found_by_onnxruntime(net, tmp_path, images, batch_size=4, **options) -> dict:
+    calibrator = create_calibrator(
+        net,
+        augmented_model_path=str(tmp_path / "augmented.onnx"),
+        calibrate_method=options.pop("method", CalibrationMethod.MinMax),
+        extra_options=options,
+    )
+    calibrator.collect_data(ArrayReader(images, batch_size))
+    save_tensors_data(calibrator.compute_data(), tmp_path / "theirs.json")
+    return as_saved(tmp_path / "theirs.json")
+
+
+def found_by_us(net, tmp_path, images, batch_size=4, rows=slice(None)) -> dict:
+    measure_ranges(net, ArrayReader(images, batch_size)).of(rows).save(tmp_path / "ours.json")
+    return as_saved(tmp_path / "ours.json")
+
+
+def range_of_input(path) -> tuple[float, float]:
+    low, high = load_tensors_data(path)["input"].range_value
+    return np.asarray(low).item(), np.asarray(high).item()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 22])
+def test_saved_ranges_are_those_of_onnxruntimes_own_calibrator(net, prepared_conv_net, tmp_path, batch_size):
+    for path, images in ((net, IMAGES), (prepared_conv_net, LARGE_IMAGES)):
+        ours = found_by_us(path, tmp_path, images, batch_size)
+        assert ours == found_by_onnxruntime(path, tmp_path, images, batch_size)
+        assert len(ours["data"]) >= len(onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize("kind", ["net", "attention_like"])
+def test_ranges_of_a_subset_are_those_of_calibrating_on_it_alone(request, tmp_path, kind, batch_size):
+    path = request.getfixturevalue(kind)
+    images = IMAGES * np.linspace(0.5, 2, len(IMAGES), dtype=np.float32)[:, None, None, None]
+    for rows in ([7], [0, 1, 20], np.arange(0, 22, 2)):
+        assert found_by_us(path, tmp_path, images, batch_size, rows) == found_by_onnxruntime(
+            path, tmp_path, images[rows]
+        )
+
+
+def test_ranges_are_those_of_all_images_whatever_the_batch(net, tmp_path):
+    images = IMAGES.copy()
+    images[0, 0, 0, 0], images[-1, 1, 2, 3] = -50, 60  # in the first and in the short last batch
+    found = [found_by_us(net, tmp_path, images, batch_size) for batch_size in (1, 4, 22)]
+    assert range_of_input(tmp_path / "ours.json") == (-50, 60)
+    assert found[0] == found[1] == found[2]
+
+
+def test_reader_is_read_from_its_beginning(net, tmp_path):
+    reader = ArrayReader(IMAGES)
+    first = measure_ranges(net, reader)
+    reader.get_next()
+    assert (measure_ranges(net, reader).low == first.low).all() and len(first.low) == len(IMAGES)
+
+
+# --- methods that look at histograms
+
+
+def test_percentile_cuts_a_few_outliers_off(net):
+    images = np.resize(IMAGES, (400, *IMAGES.shape[1:]))
+    images[3, 0, 0, 0] = 50  # one of 307,200 values, more than 99.999 % leave
+    _, high = range_of_input(calibration_set(net, images).save_ranges(CalibrationMethod.Percentile))
+    assert IMAGES.max() - 1 < high < 10
+
+
+@pytest.mark.parametrize("method", [CalibrationMethod.Percentile, CalibrationMethod.Entropy])
+def test_short_last_batch_does_no_harm(net, method):
+    assert len(IMAGES) % 4
+    low, high = range_of_input(calibration_set(net, IMAGES).save_ranges(method))
+    assert IMAGES.min() <= low < -2 and 2 < high <= IMAGES.max()
+
+
+def test_onnxruntime_still_drops_data_with_max_intermediate_outputs(net, tmp_path):
+    """When this fails the bug (onnxruntime#32577) is mended, and the option may be used."""
+    images = IMAGES.copy()
+    images[0, 0, 0, 0] = 1000  # in the first batch, which is dropped
+    found_by_onnxruntime(net, tmp_path, images)
+    assert range_of_input(tmp_path / "theirs.json")[1] == 1000
+    found_by_onnxruntime(net, tmp_path, images, max_intermediate_outputs=4)
+    assert range_of_input(tmp_path / "theirs.json")[1] < 1000
+
+
+@pytest.mark.parametrize("method", [CalibrationMethod.Percentile, CalibrationMethod.Entropy])
+def test_onnxruntime_still_stumbles_over_a_short_last_batch(net, tmp_path, method):
+    """When this fails the bug (onnxruntime#18792) is mended, and `collect_histograms` may hand over all batches."""
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        found_by_onnxruntime(net, tmp_path, IMAGES, method=method)

@@ -1,0 +1,81 @@
+"""Strategies against imbalance, compared on heads; and whether an augmentation gives the class away."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from utils.cross_validation import grouped_folds
+from utils.datasets import ImageDataset, make_loader
+from utils.intervals import macro_f1_difference_interval
+from utils.metrics import macro_f1
+from utils.model import predict
+from utils.train.head import Views, fit_head
+
+BASELINE = "minority only"
+
+
+def head_out_of_fold(views: Views, class_weight: str | None = None) -> np.ndarray:
+    """Predict N images by heads that saw neither them nor their group; → logits (N, C), in five folds or fewer.
+
+    `views` are any selection and repetition of rows that begins with the N images as they are.
+    """
+    images = len(np.unique(views.paths))
+    labels, groups = views.labels[:images], views.groups[:images]
+    num_classes = labels.max() + 1
+    logits = np.zeros((images, num_classes))
+    for train, test in grouped_folds(labels, groups):
+        known = pd.Index(views.paths).isin(views.paths[train])
+        weight, bias = fit_head(views.take(known), num_classes, class_weight)
+        logits[test] = views.features[test] @ weight.T + bias
+    return logits
+
+
+def compare_strategies(views: Views, minority: Sequence[int]) -> pd.DataFrame:
+    """Score five strategies against imbalance, on the same folds; → a row each: macro_f1, difference, low, high.
+
+    `views` have random versions of all classes. The difference is to augmenting the `minority` only, paired, with its
+    95 % interval by group.
+    """
+    as_they_are = ~pd.Index(views.paths).duplicated()
+    plain = np.flatnonzero(as_they_are)
+    labels, groups = views.labels[plain], views.groups[plain]
+    counts = np.bincount(labels)
+    repeated = [np.resize(plain[labels == label], counts.max() - counts[label]) for label in np.unique(labels)]
+    chosen = {
+        BASELINE: np.flatnonzero(as_they_are | np.isin(views.labels, minority)),
+        "none": plain,
+        "all classes": np.arange(len(views.labels)),
+        "class weights": plain,
+        "oversampling": np.concatenate([plain, *repeated]),
+    }
+    answers = {}
+    for name, rows in chosen.items():
+        class_weight = "balanced" if name == "class weights" else None
+        answers[name] = head_out_of_fold(views.take(rows), class_weight).argmax(axis=1)
+    table = pd.DataFrame(index=list(chosen), columns=["macro_f1", "difference", "low", "high"], dtype=float)
+    for name, predictions in answers.items():
+        table.loc[name, "macro_f1"] = macro_f1(labels, predictions, len(counts))
+        interval = macro_f1_difference_interval(labels, answers[BASELINE], predictions, len(counts), groups)
+        table.loc[name, ["low", "high"]] = interval
+    table["difference"] = table["macro_f1"] - table.loc[BASELINE, "macro_f1"]
+    table.loc[BASELINE, ["low", "high"]] = 0.0  # it is compared with itself
+    return table
+
+
+def artefact_rate(
+    model: nn.Module, plain: ImageDataset, varied: ImageDataset, minority: Sequence[int], epochs: int
+) -> float | None:
+    """Share of images of other classes that are taken for the `minority` only once the augmentation has varied them.
+
+    `plain` and `varied` show the same images; `varied` is drawn anew in each of the `epochs`. None without a minority.
+    """
+    if not minority:
+        return None
+    before = predict(model, make_loader(plain, batch_size=64))[0].argmax(axis=1)
+    taken = []
+    for epoch in range(1, epochs + 1):
+        after = predict(model, make_loader(varied.in_epoch(epoch), batch_size=64))[0].argmax(axis=1)
+        taken.append(~np.isin(before, minority) & np.isin(after, minority))
+    return float(np.mean(taken))
