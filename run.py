@@ -286,7 +286,8 @@ def run_cells(notebook) -> None:
     folder = {"metadata": {"path": str(ROOT)}}
     client = NotebookClient(notebook, kernel_name="python3", timeout=None, record_timing=False, resources=folder)
     # this very interpreter, whatever kernels the user has installed
-    command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=40", "-f", "{connection_file}"]
+    # at the end it is interrupted, so that it can clean up, which it would log as an error
+    command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
     client.create_kernel_manager().kernel_spec.argv = command
     with client.setup_kernel():  # not client.execute(), which would answer signals in its own way
         for position, cell in enumerate(notebook.cells):
