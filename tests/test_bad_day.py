@@ -9,13 +9,12 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, copy_project, fill_folder, read_report, run_py
+from conftest import QUICK, ROOT, copy_project, fill_folder, read_report, run_py
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.report import update_report
 
-SETTINGS = ["FINE_TUNE_EPOCHS=1", "FOLDS=3", "REPEATS=1", "GROUPS=", "DRAWS=2", "ROUNDS=4"]
-SMALL = [word for setting in SETTINGS for word in ("-p", setting)]
+SMALL = ["-p", "FINE_TUNE_EPOCHS=1", *QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +28,18 @@ def start(project, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=project, stdout=pipe, stderr=pipe, encoding="utf-8", start_new_session=True)
 
 
-@pytest.mark.parametrize("notebook", ["EDA", "train", "onnx_quant", "compare_models"])
-def test_killed_in_the_middle_and_run_again(project, photos, notebook):
-    name = f"killed in {notebook}"
-    process = start(project, "--data", str(photos), "--name", name, *SMALL)
-    shown = ""
-    while notebook not in shown:
-        shown += process.stdout.read(1)
-        assert process.poll() is None, process.stderr.read()
-    time.sleep(4)  # past the imports
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = run_py(project, "--data", str(photos), "--name", name, *SMALL)
+def test_killed_in_the_middle_and_run_again(project, photos):
+    """In each notebook in turn: the next run gets past what this one left, and is killed one notebook later."""
+    for notebook in ("EDA", "train", "onnx_quant", "compare_models"):
+        process = start(project, "--data", str(photos), "--name", "killed", *SMALL)
+        shown = ""
+        while notebook not in shown:
+            shown += process.stdout.read(1)
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(4)  # past the imports
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = run_py(project, "--data", str(photos), "--name", "killed", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -176,15 +175,6 @@ socket.socket.connect = refuse
 """
 
 
-def test_no_network_and_a_korean_console(project, photos, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
-    words = {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "cp949", "LC_ALL": "C", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, project / "run.py", "--no-venv", "--data", photos, "--name", "offline", *SMALL]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | words, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode("cp949", "replace") + done.stderr.decode("cp949", "replace")
-    assert set(read_report(project, "offline")) == {"dataset", "train", "quantization", "comparison"}
-
-
 def obey_permissions() -> None:
     """Make even root's writing subject to a file's mode, in this process and those it starts (prctl(2), Linux)."""
     libc, drop_capability, override = ctypes.CDLL(None), 24, 1
@@ -192,8 +182,12 @@ def obey_permissions() -> None:
 
 
 @pytest.fixture(scope="module")
-def read_only_run(project, photos) -> subprocess.CompletedProcess:
-    """A run on a folder that nobody can write to."""
+def read_only_run(project, photos, tmp_path_factory) -> subprocess.CompletedProcess:
+    """A run on a folder that nobody can write to, without a network, on a Korean console."""
+    site = tmp_path_factory.mktemp("offline")
+    (site / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
+    words = {"PYTHONPATH": str(site), "PYTHONIOENCODING": "cp949", "LC_ALL": "C", "HF_HUB_OFFLINE": "0"}
+    options = {"env": os.environ | words, "encoding": "cp949", "errors": "replace", "preexec_fn": obey_permissions}
     command = [sys.executable, project / "run.py", "--no-venv", "--data", photos, "--name", "read only", *SMALL]
     kept = {path: path.stat().st_mode for path in [photos, *photos.rglob("*")]}
     for path in kept:
@@ -201,14 +195,14 @@ def read_only_run(project, photos) -> subprocess.CompletedProcess:
     try:
         touched = subprocess.run(["touch", photos / "a" / "new"], preexec_fn=obey_permissions, capture_output=True)
         assert touched.returncode != 0, "the folder is not protected, so the run would prove nothing"
-        return subprocess.run(command, preexec_fn=obey_permissions, capture_output=True, encoding="utf-8")
+        return subprocess.run(command, capture_output=True, **options)
     finally:
         for path, mode in kept.items():
             path.chmod(mode)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows lets files be added to a read-only folder")
-def test_data_that_cannot_be_written_to(project, read_only_run):
+def test_no_network_a_korean_console_and_data_that_cannot_be_written_to(project, read_only_run):
     assert read_only_run.returncode == 0, read_only_run.stdout + read_only_run.stderr
     assert set(read_report(project, "read only")) == {"dataset", "train", "quantization", "comparison"}
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 SMALL = {
     "EDA": {},
     "train": {"FINE_TUNE_EPOCHS": 1, "FOLDS": 3, "REPEATS": 1},
-    "onnx_quant": {"DRAWS": 2},
+    "onnx_quant": {"FOLD_NETWORKS": 1},
     "compare_models": {"BATCH_SIZES": (1, 4), "ROUNDS": 4},
 }
 FRUITS = {"apple": 5, "cherry": 5, "tomato": 3}  # to keep; tomatoes stay the minority
