@@ -108,7 +108,7 @@ with pathlib.Path("checkpoints/kernels").open("a") as file:
 """
     project = tiny_project(tmp_path / "project", source)
     done = run_py(project)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     assert (project / "checkpoints" / "kernels").read_text().split() == ["1"] * 4
 
 
