@@ -283,13 +283,13 @@ def run_cells(notebook) -> None:
     """Run all cells in a kernel of their own, which ends with them."""
     from nbclient import NotebookClient
 
-    folder = {"metadata": {"path": str(ROOT)}}
-    client = NotebookClient(notebook, kernel_name="python3", timeout=None, record_timing=False, resources=folder)
+    # when its work is done, a kernel is ended at once: asked to end, it may show a KeyboardInterrupt
+    client = NotebookClient(notebook, kernel_name="python3", record_timing=False, shutdown_kernel="immediate")
     # this very interpreter, whatever kernels the user has installed
     # at the end it is interrupted, so that it can clean up, which it would log as an error
     command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
     client.create_kernel_manager().kernel_spec.argv = command
-    with client.setup_kernel():  # not client.execute(), which would answer signals in its own way
+    with client.setup_kernel(cwd=str(ROOT)):  # not client.execute(), which would answer signals in its own way
         for position, cell in enumerate(notebook.cells):
             client.execute_cell(cell, position)
         about = client.wait_for_reply(client.kc.kernel_info())
