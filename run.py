@@ -283,10 +283,9 @@ def run_cells(notebook) -> None:
     """Run all cells in a kernel of their own, which ends with them."""
     from nbclient import NotebookClient
 
-    # when its work is done, a kernel is ended at once: asked to end, it may show a KeyboardInterrupt
-    client = NotebookClient(notebook, kernel_name="python3", record_timing=False, shutdown_kernel="immediate")
-    # this very interpreter, whatever kernels the user has installed
-    # at the end it is interrupted, so that it can clean up, which it would log as an error
+    client = NotebookClient(notebook, kernel_name="python3", record_timing=False)
+    # this very interpreter, whatever kernels the user has installed; it logs nothing, as the interrupt with which it is
+    # asked to end, and to remove its temporary files, would be logged as an error
     command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
     client.create_kernel_manager().kernel_spec.argv = command
     with client.setup_kernel(cwd=str(ROOT)):  # not client.execute(), which would answer signals in its own way
