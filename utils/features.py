@@ -66,14 +66,16 @@ def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]
     body = _Body(model).eval()
     if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
-    from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
+    from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
 
     trial, dynamic = (torch.zeros(2, *images.shape[1:]),), ({0: torch.export.Dim("batch")},)
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(body, trial, input_names=["input"], dynamic_shapes=dynamic, verbose=False)
     session = open_session(exported.model_proto.SerializeToString())
-    return lambda images: session.run(None, {"input": images.numpy()})[0]
+    return lambda images: np.concatenate(
+        [session.run(None, {"input": part.numpy()})[0] for part in images.split(BATCH)]
+    )
 
 
 def _find_rows(folder: Path | None) -> dict[str, tuple[Path, int]]:

@@ -9,6 +9,8 @@ import onnxruntime as ort
 from utils.config import THREADS, InputError, relative
 from utils.files import likely_cause
 
+BATCH = 8  # images a call: more of them are no faster, and need more memory
+
 
 def open_session(
     path: Path | bytes, threads: int = THREADS, precise: bool = False, layouts: bool = True
@@ -40,7 +42,7 @@ def open_session(
         raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
 
 
-def run_model(path: Path, images: np.ndarray, batch: int = 32, **options) -> np.ndarray:
+def run_model(path: Path, images: np.ndarray, batch: int = BATCH, **options) -> np.ndarray:
     """Run an ONNX file on images float32 (N, 3, H, W), so many a call → logits (N, C)."""
     session = open_session(path, **options)
     starts = range(0, len(images), batch)

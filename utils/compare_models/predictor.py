@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.config import THREADS, InputError, listing, relative
 
-BATCH = 64  # images per call when only the answers matter
+BATCH = 16  # images a call when only the answers matter: more of them need much memory at 224 pixels
 PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 
 
