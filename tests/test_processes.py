@@ -60,9 +60,16 @@ def tiny_project(folder: Path, source: str) -> Path:
     return folder
 
 
+def listen_to_signals() -> None:
+    """Undo what a test run in the background hands down: there, signals of the terminal are ignored."""
+    for name in ("SIGHUP", "SIGINT"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(project: Path, *arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, project / "run.py", "--no-venv", *arguments]
-    pipe = subprocess.PIPE
+    command, pipe = [sys.executable, project / "run.py", "--no-venv", *arguments], subprocess.PIPE
+    if os.name != "nt":
+        options["preexec_fn"] = listen_to_signals
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8", **options)
 
 
