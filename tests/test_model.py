@@ -24,7 +24,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.files import sha256
-from utils.model import ConvNet, build_model, load_model, predict
+from utils.model import ConvNet, build_model, load_model, predict, replace_classifier
 from utils.pretrained import pretrained_classes
 
 DETAILS = {
@@ -55,7 +55,8 @@ def test_conv_net_halves_a_64_pixel_image_three_times():
 
 def test_new_last_layer_on_pretrained_features():
     pretrained, _ = load_model(ROOT / "checkpoints" / "conv_net.pth")
-    model, preprocessing = build_model("conv_net", num_classes=3)
+    model, preprocessing = build_model("conv_net")
+    replace_classifier(model, 3)
     images = torch.randn(2, 3, preprocessing["image_size"], preprocessing["image_size"])
     assert model.eval().cpu()(images).shape == (2, 3)
     assert torch.equal(model.forward_features(images), pretrained.forward_features(images))
@@ -225,9 +226,10 @@ def hub(tmp_path, monkeypatch):
 BUILD = """
 import sys, torch
 from utils.config import InputError
-from utils.model import build_model
+from utils.model import build_model, replace_classifier
 try:
-    model, preprocessing = build_model(sys.argv[1], 4)
+    model, preprocessing = build_model(sys.argv[1])
+    replace_classifier(model, 4)
 except InputError as error:
     sys.exit(str(error))
 torch.save([model.cpu().state_dict(), preprocessing], sys.argv[2])

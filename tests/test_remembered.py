@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from bench.notebooks import define
-from utils.files import fingerprint, remembered
+from utils.files import cache_key, remembered
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_every_module_of_utils_is_part_of_what_is_remembered(tmp_path):
     spec = importlib.util.spec_from_file_location("copied_files", tmp_path / "utils" / "files.py")
     copied = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copied)
-    before = copied.fingerprint(["recipe"])
-    assert before == fingerprint(["recipe"])
+    before = copied.cache_key(["recipe"])
+    assert before == cache_key(["recipe"])
     modules = sorted((tmp_path / "utils").rglob("*.py"))
     assert len(modules) > 30
     for module in modules:
         source = module.read_text(encoding="utf-8")
         module.write_text(source + "\nEDITED = True\n", encoding="utf-8")
-        assert copied.fingerprint(["recipe"]) != before, f"{module.name} does not count"
+        assert copied.cache_key(["recipe"]) != before, f"{module.name} does not count"
         module.write_text(source, encoding="utf-8")
-    assert copied.fingerprint(["recipe"]) == before
+    assert copied.cache_key(["recipe"]) == before

@@ -98,7 +98,7 @@ def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], objec
     A part is known by its bytes (a file), by its source and the settings that it reads (a function, such as one defined
     in a notebook), or by its text. All code in utils and the versions of what computes count, too.
     """
-    key = fingerprint(parts)
+    key = cache_key(parts)
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or damaged: then it is written anew
@@ -110,7 +110,7 @@ def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], objec
     return known[key]
 
 
-def fingerprint(parts: Sequence[object]) -> str:
+def cache_key(parts: Sequence[object]) -> str:
     """Hash the parts that a result depends on, as `remembered` knows them."""
     code = sorted(Path(__file__).parent.rglob("*.py"))
     texts = [f"{name} {version(name)}" for name in LIBRARIES] + [_text(part) for part in (*parts, *code)]

