@@ -15,7 +15,9 @@ from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import ConvNet
+from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.folds import Chain, answer_folds
+from utils.onnx_quant.graph import prepare
 
 DETAILS = {"preprocessing": PREPROCESSING}
 RECIPE = PLAIN._replace(correct_biases=True)
@@ -35,7 +37,8 @@ class Folds:
         transform = evaluation_transform(PREPROCESSING)
         self.image_set = partial(ImageDataset, self.data, classes=CLASSES, transform=transform)
         self.shipped, self.models, self.networks = random_network(9), [], []
-        self.float_path = to_onnx(self.shipped, folder / "shipped.onnx")
+        self.float_path, self.prepared_path = to_onnx(self.shipped, folder / "shipped.onnx"), folder / "prepared.onnx"
+        prepare(self.float_path, self.prepared_path)
         for number in range(3):
             state = random_network(number).state_dict()
             if only_head:
@@ -53,9 +56,9 @@ class Folds:
 
     def answer(self, quantize=None, export=None, networks=None) -> dict[str, np.ndarray]:
         quantize = quantize or partial(define("onnx_quant", "quantize")[0], recipe=RECIPE)
-        chain = Chain(self.shipped, self.float_path, export or define_export(), quantize)
-        networks = self.networks if networks is None else networks
-        return answer_folds(networks, chain, self.index, self.image_set, calibration=8)
+        images = CalibrationSet(self.prepared_path, self.image_set, self.index)
+        chain = Chain(self.shipped, self.float_path, images, export or define_export(), quantize)
+        return answer_folds(self.networks if networks is None else networks, chain, calibration=8)
 
 
 def define_export(edits: dict[str, str] | None = None, **given):
@@ -126,6 +129,15 @@ def test_no_held_out_image_calibrates(heads):
     heads.answer(quantize=quantize)
     assert [len(paths) for paths in seen] == [8, 8, 8]
     assert not any(paths & set(network["files"]) for paths, network in zip(seen, heads.networks, strict=True))
+
+
+def test_ranges_of_the_shipped_network_are_those_of_a_fold_that_differs_in_its_last_layer(heads):
+    (quantize,) = define("onnx_quant", "quantize")
+
+    def measure_again(prepared_path, shown, target) -> None:
+        quantize(prepared_path, CalibrationSet(prepared_path, shown.image_set, shown.index), target, RECIPE)
+
+    assert (heads.answer()["int8"] == heads.answer(quantize=measure_again)["int8"]).all()
 
 
 def test_a_few_networks_leave_the_rest_unanswered(heads):

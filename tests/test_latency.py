@@ -16,7 +16,7 @@ from nets import to_onnx
 
 from utils.checkpoint import save_checkpoint
 from utils.compare_models import latency_worker
-from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency, median_interval, summarize
+from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, median_interval, summarize
 from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.images import read_image
@@ -48,6 +48,14 @@ def test_every_model_is_timed_at_every_task(timing):
     assert (table["low"] <= table["p50"]).all() and (table["p50"] <= table["high"]).all()
     rounds = timing.calls.groupby("task")["round"].nunique()
     assert rounds[1] == rounds[PHOTO] == len(timing.reference) == 5 and rounds[3] == 2
+
+
+@pytest.mark.parametrize(("ratio", "spread", "clear"), [(1, 0.01, True), (1, 0.1, False), (0.4, 0.1, True)])
+def test_a_ratio_is_clear_when_its_interval_is_narrow_or_far_from_1(ratio, spread, clear):
+    calls = []
+    for number, factor in enumerate(np.linspace(1 - spread, 1 + spread, 12)):
+        calls += [("onnx", 1, number, 10.0), ("int8", 1, number, 10.0 * ratio * factor)]
+    assert _is_clear(calls, "onnx", "int8", 1) == clear
 
 
 def test_each_process_tells_how_it_started(timing):

@@ -1,6 +1,7 @@
 """Cross-validation by group: folds, and answers to images that the classifier has not seen."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from utils.config import SEED, InputError, relative
@@ -21,13 +23,28 @@ from utils.progress import progress
 FOLDS = 5
 
 
+def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Cut N images into folds, stratified by class and groups whole; → each image's fold (N,), from 0.
+
+    There are fewer folds only where there are fewer groups in all, or fewer images in every class. A class of few
+    groups is absent from the test part of some folds; all their training parts have it.
+    """
+    folds = max(2, min(folds, len(np.unique(groups)), np.unique(labels, return_counts=True)[1].max()))
+    splitter, fold_of = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), np.zeros(len(labels), dtype=int)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # as said above
+        for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
+            fold_of[test] = fold
+    return fold_of
+
+
 def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut into five folds (fewer if a class has fewer groups), stratified, no group on both sides; (train, test)."""
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    folds = StratifiedGroupKFold(int(np.clip(fewest, 2, FOLDS)), shuffle=True, random_state=seed)
-    return list(folds.split(labels, labels, groups))
+    """Cut into five folds, as `fold_numbers` does; → positions (train, test) of each."""
+    fold_of = fold_numbers(labels, groups, FOLDS, seed)
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)]
 
 
+@threadpool_limits.wrap(limits=1)  # on a few thousand rows, the threads of a fit mostly wait for each other
 def out_of_fold(
     classifier: ClassifierMixin, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, repeats: int = 3
 ) -> np.ndarray:
@@ -42,27 +59,25 @@ def out_of_fold(
 
 
 class OutOfFold(NamedTuple):
-    """What `cross_validate` found: logits (R, N, C), labels (N,), and the networks of the first repeat."""
+    """What `cross_validate` found: logits (R, N, C), labels (N,), and the networks of the first repeat.
+
+    `trained_on` is the share of the images that a network was trained on.
+    """
 
     logits: np.ndarray
     labels: np.ndarray
     networks: list[dict]
+    trained_on: float
 
 
 def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
-    """Cut N images into folds, `repeats` times, stratified and groups whole; → each image's fold (repeats, N), from 0.
+    """Cut N images into folds, `repeats` times, as `fold_numbers` does; → each image's fold (repeats, N), from 0.
 
-    There are fewer folds where a class has fewer groups. Raises InputError for fewer than three folds.
+    Raises InputError for fewer than three folds.
     """
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    folds = min(folds, groups.groupby(labels).nunique().min())
-    fold_of = np.zeros((repeats, len(labels)), dtype=int)
-    for repeat in range(repeats):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
-        for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
-            fold_of[repeat, test] = fold
-    return fold_of
+    return np.stack([fold_numbers(labels.to_numpy(), groups.to_numpy(), folds, seed + each) for each in range(repeats)])
 
 
 def cross_validate(
@@ -70,23 +85,33 @@ def cross_validate(
 ) -> OutOfFold:
     """Predict every image of the table by networks that saw neither it nor its group, once for each row of `fold_of`.
 
-    One fold is predicted, the one before it chooses the epoch, and the rest is trained on: `fit(train, valid)` takes
-    rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and labels (n,). Each of the
-    `networks` is a dict: `files`, the images that it is asked about, and `state`, its weights as far as they are not
-    those of the `shipped` network.
+    One fold is predicted, another chooses the epoch, and the rest is trained on, a share like that of the split:
+    `fit(train, valid)` takes rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and
+    labels (n,). Each of the `networks` is a dict: `files`, the images that it is asked about, and `state`, its weights
+    as far as they are not those of the `shipped` network.
     """
     repeats, folds = len(fold_of), fold_of.max() + 1
     logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
-    labels = np.zeros(len(index), dtype=int)
+    labels, trained_on = np.zeros(len(index), dtype=int), []
     networks = []
     for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
         is_test = fold_of[repeat] == fold
-        is_valid = fold_of[repeat] == (fold - 1) % folds
-        model = fit(index[~is_test & ~is_valid], index[is_valid])
+        is_valid = fold_of[repeat] == _validation_fold(index["class"].to_numpy(), fold_of[repeat], fold)
+        train = index[~is_test & ~is_valid]
+        model = fit(train, index[is_valid])
         logits[repeat, is_test], labels[is_test] = predict(model, index[is_test])
+        trained_on.append(len(train) / len(index))
         if repeat == 0:
             networks.append({"files": list(index["path"][is_test]), "state": _own_weights(model, shipped)})
-    return OutOfFold(logits, labels, networks)
+    return OutOfFold(logits, labels, networks, float(np.mean(trained_on)))
+
+
+def _validation_fold(labels: np.ndarray, fold_of: np.ndarray, test: int) -> int:
+    """Choose the fold before the `test` one, or the nearest before it that leaves images of every class to train on."""
+    folds = fold_of.max() + 1
+    candidates = [(test - distance) % folds for distance in range(1, folds)]
+    left = [len(np.unique(labels[(fold_of != test) & (fold_of != fold)])) for fold in candidates]
+    return candidates[int(np.argmax(left))]
 
 
 def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:

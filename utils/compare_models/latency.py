@@ -18,7 +18,10 @@ from utils.compare_models.latency_worker import PHOTO
 from utils.config import SEED
 from utils.progress import progress
 
-BATCH_EVERY = 4  # rounds: larger batches take long and decide nothing
+BATCH_ROUNDS = 2  # of larger batches, which take long and decide nothing
+FEWEST_ROUNDS = 10  # before the ratio may be called clear
+CLEAR = 0.05  # width of the ratio's interval
+CALL = ["model", "task", "round", "ms"]
 
 
 class Timing(NamedTuple):
@@ -44,13 +47,15 @@ def measure_latency(
     batch_sizes: Sequence[int],
     rounds: int = 20,
     preprocessing: dict | None = None,
+    pair: tuple[str, str] | None = None,
 ) -> Timing:
     """Time each model on the same photos, each in a process of its own with equal threads that do not spin.
 
     In one process torch would wait for ONNX Runtime's idle threads (onnxruntime#13808). First each process starts while
     nothing else runs; then all stay loaded, and each round visits every task in random order and, within a task, the
     models in random order, one right after the other, so that a busy moment of the machine hits all alike. The first
-    batch size and whole photos are timed in every round. `preprocessing` is for files that have none.
+    batch size and whole photos are timed in every round, larger batches in two. There are fewer rounds than `rounds`
+    once the ratio of a `pair` of models is clear. `preprocessing` is for files that have none.
     """
     generator = random.Random(SEED)
     names, calls, reference, started, workers = list(paths), [], [], {}, {}
@@ -59,18 +64,20 @@ def measure_latency(
             workers[name], started[name] = _start_process(stack, paths[name], list(photos), preprocessing)
         for number in progress(range(rounds), "latency"):
             reference.append(_reference_ms())
-            sizes = batch_sizes[:1] if number % BATCH_EVERY else batch_sizes
+            sizes = batch_sizes if number < BATCH_ROUNDS else batch_sizes[:1]
             tasks = [*sizes, PHOTO]
             for task in generator.sample(tasks, len(tasks)):
                 for name in generator.sample(names, len(names)):
                     times = workers[name].submit(latency_worker.time_task, task, number > 0).result()
                     calls += [(name, task, number, ms) for ms in times]
+            if pair and number + 1 >= FEWEST_ROUNDS and _is_clear(calls, *pair, batch_sizes[0]):
+                break
         for name in names:
             started[name]["peak_rss_mb_batch"] = workers[name].submit(latency_worker.peak_memory).result()
     tasks = [*batch_sizes, PHOTO]
     calls.sort(key=lambda call: (tasks.index(call[1]), names.index(call[0])))  # as given: tables keep this order
     processes = pd.DataFrame(started).T.rename_axis("model")
-    return Timing(pd.DataFrame(calls, columns=["model", "task", "round", "ms"]), processes, np.array(reference))
+    return Timing(pd.DataFrame(calls, columns=CALL), processes, np.array(reference))
 
 
 def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
@@ -108,6 +115,12 @@ def latency_ratio(calls: pd.DataFrame, first: str, second: str, task: int | str)
     quick = of_task.groupby(["round", "model"])["ms"].quantile(0.25).unstack()
     ratios = (quick[second] / quick[first]).to_numpy()
     return float(np.median(ratios)), *median_interval(ratios)
+
+
+def _is_clear(calls: list[tuple], first: str, second: str, task: int) -> bool:
+    """Tell whether the interval of two models' ratio is narrow: 5 % wide, or half of its distance from 1."""
+    ratio, low, high = latency_ratio(pd.DataFrame(calls, columns=CALL), first, second, task)
+    return high - low <= max(CLEAR, abs(1 - ratio) / 2)
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:

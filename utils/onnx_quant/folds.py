@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+import onnx
 from torch import nn
 
 from utils.config import InputError
@@ -24,57 +24,53 @@ from utils.session import open_session
 class Chain(NamedTuple):
     """How the shipped network became ONNX and INT8, to do it again with a fold's.
 
-    The network, the file that it was exported to, and the notebook's own functions: `export(model, target)` and
-    `quantize(prepared_path, calibration_set, target)`.
+    The network, the file that it was exported to, all images with the ranges of its activations, and the notebook's own
+    functions: `export(model, target)` and `quantize(prepared_path, calibration_set, target)`.
     """
 
     model: nn.Module
     float_path: Path
+    calibration_set: CalibrationSet
     export: Callable[[nn.Module, Path], None]
     quantize: Callable[[Path, CalibrationSet, Path], None]
 
 
-def answer_folds(
-    networks: Sequence[dict],
-    chain: Chain,
-    index: pd.DataFrame,
-    image_set: Callable[[pd.DataFrame], ImageDataset],
-    calibration: int,
-) -> dict[str, np.ndarray]:
+def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
     """Export and quantize each fold's network, and let both files answer the images that it was not trained on.
 
-    `networks` are those of train.ipynb's cross-validation; `image_set` makes a Dataset of rows of `index`. Each network
-    is calibrated on `calibration` images, spread evenly over those that it may know, so the held-out images shape
-    neither its weights nor its ranges. They have shaped one thing: the INT8 recipe was chosen once, on training and
-    validation images of the split. Returns logits (N, C) of ``onnx`` and ``int8``, nan where no network answered.
+    `networks` are those of train.ipynb's cross-validation. Each is calibrated on `calibration` images, spread evenly
+    over those that it may know, so the held-out images shape neither its weights nor its ranges. They have shaped one
+    thing: the INT8 recipe was chosen once, on training and validation images of the split. Returns logits (N, C) of
+    ``onnx`` and ``int8``, nan where no network answered.
     """
-    answers = {}
+    images, answers = chain.calibration_set, {}
     with tempfile.TemporaryDirectory() as folder:
         for network in progress(networks, "folds"):
-            held_out = index["path"].isin(network["files"]).to_numpy()
-            known = index[~held_out]
-            files = _write_float(network["state"], chain, Path(folder))
-            shown = known.iloc[spread_evenly(len(known), calibration)]
-            chain.quantize(files["prepared"], CalibrationSet(files["prepared"], image_set, shown), files["int8"])
-            for name, logits in _answer(files, image_set(index[held_out])).items():
-                every_logit = answers.setdefault(name, np.full((len(index), logits.shape[1]), np.nan))
+            held_out = images.index["path"].isin(network["files"]).to_numpy()
+            known = np.flatnonzero(~held_out)
+            files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
+            same_ranges = _write_float(network["state"], chain, files["onnx"])
+            prepare(files["onnx"], files["prepared"])
+            shown = images.part(known[spread_evenly(len(known), calibration)])
+            shown = shown if same_ranges else CalibrationSet(files["prepared"], shown.image_set, shown.index)
+            chain.quantize(files["prepared"], shown, files["int8"])
+            for name, logits in _answer(files, images.image_set(images.index[held_out])).items():
+                every_logit = answers.setdefault(name, np.full((len(images), logits.shape[1]), np.nan))
                 every_logit[held_out] = logits
     return answers
 
 
-def _write_float(state: dict, chain: Chain, folder: Path) -> dict[str, Path]:
-    """Write a fold's network as ONNX, as it is and prepared; → where each file of the chain lies or will lie."""
-    files = {name: folder / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
+def _write_float(state: dict, chain: Chain, target: Path) -> bool:
+    """Write a fold's network as ONNX; → whether its activations, up to the logits, are those of the shipped one."""
     model = copy.deepcopy(chain.model)
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
-    if set(state) == set(classifier_names(model)):  # the rest is the shipped network's, and exported already
-        shutil.copy(chain.float_path, files["onnx"])
-        set_constants(files["onnx"], {name: value.numpy() for name, value in state.items()})
-    else:
-        chain.export(model, files["onnx"])
-    prepare(files["onnx"], files["prepared"])
-    return files
+    if set(state) != set(classifier_names(model)):
+        chain.export(model, target)
+        return False
+    shutil.copy(chain.float_path, target)  # only the last layer differs
+    set_constants(target, {name: value.numpy() for name, value in state.items()})
+    return onnx.load(target).graph.node[-1].op_type == "Gemm"  # whose output stays in float, and needs no range
 
 
 def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndarray]:

@@ -193,7 +193,7 @@ def try_draws(
     quantize: Callable[[CalibrationSet, Path], None],
     candidates: CalibrationSet,
     scoring: ScoringSet,
-    sizes: Sequence[int] = (16, 32, 64),
+    sizes: Sequence[int] = (16, 64),
     draws: int = 5,
 ) -> list[dict]:
     """Calibrate on random draws of the `candidates`, without replacement, and on all of them once; → a row per draw.
