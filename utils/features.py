@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.files import whole_file
-from utils.model import DEVICE, LARGE_NETWORK, classifier_names, one_thread_if_small
+from utils.model import DEVICE, LARGE_NETWORK, classifier_names, few_threads_if_small
 
 
 class _Body(nn.Module):
@@ -42,7 +42,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         missing = {key: position for position, key in enumerate(batch_keys) if key not in known}
         if missing:
             run = run or _compile(model, images)  # only now: an export takes seconds
-            with one_thread_if_small(model):
+            with few_threads_if_small(model):
                 computed.update(zip(missing, run(images[list(missing.values())]), strict=True))
         keys += batch_keys
         known.update(batch_keys)

@@ -102,11 +102,11 @@ def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
 
 
 @contextmanager
-def one_thread_if_small(model: nn.Module) -> Iterator[None]:
-    """Compute small networks on one thread: as fast, and no thread waits for another on a busy machine."""
+def few_threads_if_small(model: nn.Module) -> Iterator[None]:
+    """Compute small networks on two threads at most: as fast, and few wait for another on a busy machine."""
     before = torch.get_num_threads()
     if sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
-        torch.set_num_threads(1)
+        torch.set_num_threads(min(2, before))
     try:
         yield
     finally:
@@ -119,7 +119,7 @@ def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     model.eval()
     device = next(model.parameters()).device  # a network from a file is on the CPU
     all_logits, all_labels = [], []
-    with one_thread_if_small(model):
+    with few_threads_if_small(model):
         for images, labels in loader:
             all_logits.append(model(images.to(device)).cpu().numpy())
             all_labels.append(labels.numpy())
