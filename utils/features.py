@@ -69,10 +69,10 @@ def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
 
-    file, trial = io.BytesIO(), (torch.zeros(BATCH, *images.shape[1:]),)
-    with torch.inference_mode(False), warnings.catch_warnings():
+    file = io.BytesIO()
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
-        torch.onnx.export(body, trial, file, input_names=["input"], dynamo=False)
+        torch.onnx.export(body, (torch.zeros(BATCH, *images.shape[1:]),), file, input_names=["input"], dynamo=False)
     session = open_session(file.getvalue())
 
     def run(images: Tensor) -> np.ndarray:

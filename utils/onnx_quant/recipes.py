@@ -41,14 +41,14 @@ def type_recipes(cpu: dict) -> list[Recipe]:
     """List the number types that suit a CPU (`cpu_info`), what should be best first.
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
-    bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed. One scale per output channel of the
-    weights is closer than one per tensor, and no slower.
+    bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed, which x86 is slow at. One scale per
+    output channel of the weights is closer than one per tensor, and no slower.
     """
     signed, unsigned = Recipe(QuantType.QInt8), Recipe(QuantType.QUInt8)
     seven_bits = unsigned._replace(reduce_range=True)
     if cpu["architecture"].lower() not in X86:
         return [signed, unsigned]
-    return [unsigned, seven_bits, signed] if cpu["vnni"] else [seven_bits, unsigned, signed]
+    return [unsigned, seven_bits] if cpu["vnni"] else [seven_bits, unsigned]
 
 
 def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] = ()) -> list[Recipe]:

@@ -8,23 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import nn
 
-from utils.config import SEED
-from utils.cross_validation import out_of_fold
 from utils.datasets import ImageDataset, make_loader
 from utils.features import extract_features, fingerprint
-from utils.metrics import cross_entropy
 from utils.model import predict, replace_classifier
+from utils.train.discriminant import fit_layer
 
-COMPONENTS = 100  # principal axes that the head is fitted on
-PENALTIES = (1.0, 10.0, 100.0)  # scikit-learn's C: the larger, the weaker
-PENALTY_ROWS = 2000  # to choose the penalty on, at most
-INT8_STEPS = 255  # over the range of all features
-ABSENT_LOGIT = -1000.0  # of a class without images
 Head = tuple[np.ndarray, np.ndarray]  # weight (C, D) and bias (C,)
 
 
@@ -90,52 +80,9 @@ def extract_views(
     return Views(np.concatenate(features), *columns, fingerprint(network), image_set)
 
 
-@threadpool_limits.wrap(limits=1)  # on so few rows, threads mostly wait for each other
 def fit_head(views: Views, num_classes: int, class_weight: str | None = None) -> Head:
-    """Fit a linear layer to features (M, D): weight (C, D) and bias (C,), the first step of LP-FT (Kumar et al. 2022).
-
-    Logistic regression on the first 100 principal axes of the standardized features; its penalty is the one with the
-    least cross-entropy in cross-validation by group. A class without images is never the answer. Features that vary by
-    less than a step of 8 bits, as those of a plain background, count for little: standardized like the others, they
-    would get weights that turn INT8's rounding into the answer.
-    """
-    features, labels = views.features, views.labels
-    mean = features.mean(axis=0)
-    scale = np.hypot(features.std(axis=0), (np.ptp(features) or 1) / INT8_STEPS)
-    pca = PCA(min(COMPONENTS, *features.shape), random_state=SEED)
-    inputs = pca.fit_transform((features - mean) / scale)
-    unit = np.sqrt(10 / np.square(inputs).sum(axis=1).mean())  # a penalty then weighs the same whatever D is
-    inputs *= unit
-    some = np.sort(np.random.default_rng(SEED).permutation(len(labels))[:PENALTY_ROWS])
-
-    def classifier(penalty: float) -> LogisticRegression:
-        return LogisticRegression(C=penalty, class_weight=class_weight, max_iter=1000)
-
-    def loss(penalty: float) -> float:
-        probabilities = out_of_fold(classifier(penalty), inputs[some], labels[some], views.groups[some], repeats=1)[0]
-        return cross_entropy(np.log(probabilities.clip(1e-9)), labels[some])
-
-    best = classifier(_weakest_that_helps(loss)).fit(inputs, labels)
-    coefficients, intercept = best.coef_, best.intercept_
-    if len(coefficients) == 1:  # of two classes, scikit-learn keeps the difference only
-        coefficients = np.concatenate([-coefficients, coefficients]) / 2
-        intercept = np.concatenate([-intercept, intercept]) / 2
-    coefficients = unit * coefficients @ pca.components_ / scale  # of the features as they come
-    weight = np.zeros((num_classes, features.shape[1]))
-    bias = np.full(num_classes, ABSENT_LOGIT)
-    weight[best.classes_] = coefficients
-    bias[best.classes_] = intercept - coefficients @ mean
-    return weight, bias
-
-
-def _weakest_that_helps(loss: Callable[[float], float]) -> float:
-    """Weaken the penalty as long as that lowers the loss; the weaker it is, the longer a fit takes."""
-    best, least = PENALTIES[0], loss(PENALTIES[0])
-    for penalty in PENALTIES[1:]:
-        if (now := loss(penalty)) >= least:
-            break
-        best, least = penalty, now
-    return best
+    """Fit a linear layer to features (M, D): weight (C, D) and bias (C,); see `discriminant.fit_layer`."""
+    return fit_layer(views.features, views.labels, views.groups, num_classes, class_weight).layer
 
 
 def attach_head(network: nn.Module, head: Head) -> nn.Module:
