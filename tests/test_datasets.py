@@ -186,3 +186,19 @@ def test_frames_of_one_series_are_cut_in_a_row_with_a_gap():
     around = list(zip(parts, parts[1:] + parts[:1], strict=True))  # the last frame of a turntable resembles its first
     assert ("train", "test") not in around and ("test", "train") not in around
     assert sum(first != second for first, second in around) == 4
+
+
+def test_images_in_memory_are_those_that_would_be_read_and_no_more_than_allowed(tmp_path, monkeypatch):
+    data = fill_folder(tmp_path, {"apple": 4, "tomato": 4})
+    index, transform = scan_folder(data)[0], evaluation_transform(PREPROCESSING)
+    augmentation = Augmentation(v2.Compose([v2.RandomHorizontalFlip(), transform]), ["tomato"])
+    kept = {}
+    for _ in range(2):  # read, then taken from memory
+        for epoch in (1, 2):
+            plain = ImageDataset(data, index, ["apple", "tomato"], transform, augmentation).in_epoch(epoch)
+            quick = ImageDataset(data, index, ["apple", "tomato"], transform, augmentation, kept).in_epoch(epoch)
+            assert all(torch.equal(one[0], other[0]) for one, other in zip(plain, quick, strict=True))
+    assert len(kept) == 4 + 2 * 4, "apples are the same in every epoch, tomatoes are not"
+    monkeypatch.setattr("utils.datasets.PREPARED_BYTES", 3 * plain[0][0].nbytes)
+    few = {}
+    assert len(ImageDataset(data, index, ["apple", "tomato"], transform, prepared=few).stack()) == 8 and len(few) == 3

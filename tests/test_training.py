@@ -175,6 +175,26 @@ def test_every_image_is_predicted_once_by_a_network_that_saw_nothing_of_its_grou
         assign_folds(index["class"], index["group"], folds=2, repeats=1)
 
 
+def test_a_class_of_three_groups_costs_the_others_no_training_images():
+    """Seven folds all the same; each trains on five of them, and on every class."""
+    groups = pd.Series(
+        [f"{name}{number}" for name, count in {"a": 30, "b": 30, "rare": 3}.items() for number in range(count)]
+    )
+    groups = groups.repeat(3).reset_index(drop=True)
+    index = pd.DataFrame({"path": groups.index.astype(str), "class": groups.str.rstrip("0123456789"), "group": groups})
+    trained_on = []
+
+    def fit(train_part: pd.DataFrame, valid: pd.DataFrame) -> ConvNet:
+        trained_on.append(len(train_part) / len(index))
+        assert set(train_part["class"]) == {"a", "b", "rare"}
+        return ConvNet(3)
+
+    fold_of = assign_folds(index["class"], index["group"], folds=7, repeats=1)
+    found = cross_validate(index, fold_of, fit, lambda model, test: (np.zeros((len(test), 3)), 0), ConvNet(3))
+    assert len(trained_on) == 7 and min(trained_on) > 0.65 and max(trained_on) < 0.77
+    assert found.trained_on == pytest.approx(np.mean(trained_on))
+
+
 def notebook_training(data, folder: Path, epochs: int, seed: int = 0) -> dict:
     """The transforms, the features and the training that train.ipynb shows, on a few images."""
     names = run_cells("train", ["imports", "parameters"], {})

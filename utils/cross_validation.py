@@ -90,13 +90,13 @@ def cross_validate(
     labels (n,). Each of the `networks` is a dict: `files`, the images that it is asked about, and `state`, its weights
     as far as they are not those of the `shipped` network.
     """
-    repeats, folds = len(fold_of), fold_of.max() + 1
     logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
     labels, trained_on = np.zeros(len(index), dtype=int), []
     networks = []
-    for repeat, fold in progress(list(np.ndindex(repeats, folds)), "folds"):
-        is_test = fold_of[repeat] == fold
-        is_valid = fold_of[repeat] == _validation_fold(index["class"].to_numpy(), fold_of[repeat], fold)
+    parts = [
+        (repeat, *masks) for repeat in range(len(fold_of)) for masks in fold_parts(index["class"], fold_of[repeat])
+    ]
+    for repeat, is_test, is_valid in progress(parts, "folds"):
         train = index[~is_test & ~is_valid]
         model = fit(train, index[is_valid])
         logits[repeat, is_test], labels[is_test] = predict(model, index[is_test])
@@ -106,12 +106,17 @@ def cross_validate(
     return OutOfFold(logits, labels, networks, float(np.mean(trained_on)))
 
 
-def _validation_fold(labels: np.ndarray, fold_of: np.ndarray, test: int) -> int:
-    """Choose the fold before the `test` one, or the nearest before it that leaves images of every class to train on."""
-    folds = fold_of.max() + 1
-    candidates = [(test - distance) % folds for distance in range(1, folds)]
-    left = [len(np.unique(labels[(fold_of != test) & (fold_of != fold)])) for fold in candidates]
-    return candidates[int(np.argmax(left))]
+def fold_parts(labels: pd.Series, fold_of: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Turn each image's fold (N,) into parts: for each fold, masks (N,) of what is tested and of what validates.
+
+    The fold before validates, or the nearest before it that leaves images of every class to train on.
+    """
+    parts, folds = [], fold_of.max() + 1
+    for test in range(folds):
+        before = [(test - distance) % folds for distance in range(1, folds)]
+        left = [labels[(fold_of != test) & (fold_of != fold)].nunique() for fold in before]
+        parts.append((fold_of == test, fold_of == before[int(np.argmax(left))]))
+    return parts
 
 
 def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
