@@ -9,25 +9,30 @@ import onnxruntime as ort
 from utils.config import THREADS, InputError, relative
 from utils.files import likely_cause
 
+LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 BATCH = 8  # images a call: more of them are no faster, and need more memory
 
 
 def open_session(
-    path: Path | bytes, threads: int = THREADS, precise: bool = False, layouts: bool = True
+    path: Path | bytes, threads: int = THREADS, precise: bool = False, optimize: str = "all"
 ) -> ort.InferenceSession:
     """Open an ONNX file, or its bytes, on the CPU, with threads that sleep when idle.
 
-    With `precise`, 8-bit sums on x86 cannot overflow, at the price of speed. Without `layouts`, tensors stay as the
-    file has them and nodes run in its order, which takes less time and memory where every tensor is looked at. Raises
-    InputError when it cannot be read.
+    With `precise`, 8-bit sums on x86 cannot overflow, at the price of speed. Graphs are optimized in "all" ways, in
+    "basic" ones, or in "none". If basic, tensors stay as the file has them and nodes run in its order, which takes less
+    time and memory where every tensor is looked at. Raises InputError when it cannot be read.
     """
     if isinstance(path, Path) and not path.exists():
         raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if not layouts:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = LEVELS[optimize]
+    if optimize == "basic":
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # threads that spin while they wait slow down whatever else the process runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -8,6 +8,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from utils.compare_models.paired_comparison import pair_sentences
+from utils.compare_models.runtimes import describe_runtimes
 from utils.config import listing
 from utils.files import whole_file
 from utils.report import read_report
@@ -135,4 +136,5 @@ def _limits(report: dict) -> str:
     if series:
         names = escape_markdown(listing(series))
         caution = f"Training and test images of {names} show the same object: the scores say little about others."
-    return f"## Limitations\n\n{caution} Times are those of {machine['name']}, {machine['threads']} threads."
+    runtimes = describe_runtimes(report["comparison"].get("runtimes", []))
+    return f"## Limitations\n\n{caution} {runtimes} Times are those of {machine['name']}, {machine['threads']} threads."

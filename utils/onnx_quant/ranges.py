@@ -48,7 +48,7 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
         _append_range(model, name, shapes[name])
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=f"{name}{end}") for end in ("_low", "_high") for name in names)
-    session = open_session(model.SerializeToString(), layouts=False)
+    session = open_session(model.SerializeToString(), optimize="basic")
     reader.rewind()
     low, high = [], []
     for batch in progress(iter(reader.get_next, None), "calibrate", len(reader)):

@@ -1,0 +1,115 @@
+"""The same ONNX file in other runtimes: whether it gives the same answers there, and how fast."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.compare_models.latency import median_interval
+from utils.config import SEED, THREADS, require
+from utils.intervals import wilson_interval
+from utils.progress import progress
+from utils.session import BATCH, open_session
+
+HERE = "ONNX Runtime"  # as everything else is measured with
+ROUNDS, VISIT_MS = 8, 20  # of timing
+Run = Callable[[np.ndarray], np.ndarray]  # images (N, 3, H, W) → logits (N, C)
+
+
+def _open_here(path: Path, **options) -> Run:
+    session = open_session(path, **options)
+    return lambda images: session.run(None, {"input": images})[0]
+
+
+def _open_openvino(path: Path, **config) -> Run:
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": THREADS} | config)
+    return lambda images: compiled(images)[0]
+
+
+RUNTIMES = {
+    HERE: _open_here,
+    "ONNX Runtime, graph as written": partial(_open_here, optimize="none"),
+    "ONNX Runtime, sums that cannot overflow": partial(_open_here, precise=True),
+    "OpenVINO": _open_openvino,
+    "OpenVINO, in float32": partial(_open_openvino, INFERENCE_PRECISION_HINT="f32"),
+}
+
+
+def choose_runtimes(names: Sequence[str] | None) -> list[str]:
+    """List the runtimes to try: those asked for, or all that are installed. Raises InputError for others."""
+    installed = [name for name in RUNTIMES if "OpenVINO" not in name or find_spec("openvino")]
+    unknown = [name for name in names or [] if name not in RUNTIMES]
+    require(not unknown, f"RUNTIMES {unknown}: there are {', '.join(RUNTIMES)}")
+    missing = [name for name in names or [] if name not in installed]
+    require(not missing, f"RUNTIMES {missing}: not installed; pip install openvino")
+    return list(names or installed)
+
+
+def compare_runtimes(paths: dict[str, Path], images: np.ndarray, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Let each file answer images float32 (N, 3, H, W) in each runtime; → a row each, beside ONNX Runtime as it is.
+
+    Columns: runtime, file, agreement with its Wilson interval `ci95`, `flips` (positions of images), sqnr_db of the
+    logits, and latency_ratio (median, low, high) for one image, paired by rounds.
+    """
+    rows = []
+    for file, path in paths.items():
+        here = _open_here(path)
+        expected = _answer(here, images)
+        for name in progress([name for name in choose_runtimes(names) if name != HERE], f"{file} elsewhere"):
+            there = RUNTIMES[name](path)
+            logits = _answer(there, images)
+            flips = np.flatnonzero(logits.argmax(1) != expected.argmax(1))
+            row = {"runtime": name, "file": file, "agreement": 1 - len(flips) / len(images)}
+            row |= {"ci95": wilson_interval(len(images) - len(flips), len(images)), "flips": flips.tolist()}
+            row |= {"sqnr_db": _sqnr_db(expected, logits), "latency_ratio": _latency_ratio(here, there, images[:1])}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def describe_runtimes(rows: Sequence[dict], least: float = 0.99) -> str:
+    """Say in a sentence or two where files were shown to give the same answers, and warn where they do not."""
+    good = sorted({row["runtime"] for row in rows if row["agreement"] >= least})
+    bad = [row for row in rows if row["agreement"] < least]
+    good = [name for name in good if name not in {row["runtime"] for row in bad}]
+    sentences = [f"The files give the same answers in {', '.join(good)}."] if good else []
+    for row in bad:
+        share = f"{1 - row['agreement']:.1%}"
+        sentences.append(f"**In {row['runtime']}, {row['file']} answers otherwise on {share}: do not use it there.**")
+    return " ".join(sentences)
+
+
+def _answer(run: Run, images: np.ndarray) -> np.ndarray:
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([run(images[start : start + BATCH]) for start in starts])
+
+
+def _sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
+    noise = np.square(reference - logits, dtype=np.float64).sum()
+    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-12)))
+
+
+def _latency_ratio(first: Run, second: Run, image: np.ndarray) -> tuple[float, float, float]:
+    """Time both in rounds, in random order; → the median of second's time over first's, and its 95 % interval."""
+    generator, ratios = np.random.default_rng(SEED), []
+    for _ in range(ROUNDS):
+        quick = {}
+        for position in generator.permutation(2):
+            quick[position] = np.percentile(_time_calls((first, second)[position], image), 25)
+        ratios.append(quick[1] / quick[0])
+    return float(np.median(ratios)), *median_interval(np.array(ratios))
+
+
+def _time_calls(run: Run, image: np.ndarray) -> list[float]:
+    run(image)
+    times = []
+    while sum(times) < VISIT_MS:
+        begin = time.perf_counter()
+        run(image)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return times
