@@ -11,11 +11,11 @@ from torch import nn
 
 from utils.cross_validation import fold_numbers
 from utils.datasets import evaluation_transform
-from utils.features import extract_features
+from utils.features import extract_features, fingerprint
 from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked
 from utils.predict import Classifier
-from utils.train import novelty
+from utils.train import novelty, strangers
 from utils.train.discriminant import fit_layer
 from utils.train.head import Views, attach_head
 
@@ -80,8 +80,6 @@ def known() -> tuple[Views, pd.DataFrame, np.ndarray]:
     index["group"] = np.arange(160) // 4
     body = Body(features.shape[1], 4)
     views = Views(features, index["path"].to_numpy(), labels, index["group"].to_numpy())
-    from utils.features import fingerprint
-
     return views._replace(body=fingerprint(body)), index, fold_numbers(labels, index["group"].to_numpy(), 7, 0)
 
 
@@ -94,10 +92,10 @@ def test_each_class_plays_the_stranger_once_and_training_never_sees_it(known):
         rows = views.plain(train)
         return attach_head(Body(60, 4), fit_layer(rows.features, rows.labels, rows.groups, 4).layer)
 
-    table = novelty.leave_one_out(fit, views, index, fold_of)
+    table = strangers.leave_one_out(fit, views, index, fold_of)
     assert [set(index["class"]) - known for known in trained_on] == [{name} for name in index["class"].unique()]
     assert (table.groupby("left_out")["stranger"].sum() == 40).all()
-    scores = {measure: novelty.score_strangers(table, measure) for measure in ("novelty", "energy")}
+    scores = {measure: strangers.score_strangers(table, measure) for measure in ("novelty", "energy")}
     for score in scores.values():
         assert 0 <= score["low"] <= score["auroc"] <= score["high"] <= 1
     assert scores["novelty"]["auroc"] > 0.9 and scores["novelty"]["caught"] > 0.5
@@ -109,10 +107,10 @@ def test_auroc_is_that_of_scikit_learn_and_chance_is_not_taken_for_skill():
     generator = np.random.default_rng(0)
     table = pd.DataFrame({"left_out": "a", "group": np.arange(300), "stranger": np.arange(300) < 100})
     table["novelty"] = generator.normal(size=300).round(1)
-    score = novelty.score_strangers(table)
+    score = strangers.score_strangers(table)
     assert score["auroc"] == pytest.approx(roc_auc_score(table["stranger"], table["novelty"]))
-    assert score["low"] < 0.5 < score["high"] and score["low"] < novelty.WORKS
-    assert novelty.score_strangers(table.assign(novelty=table["stranger"] + 0.0))["low"] == 1
+    assert score["low"] < 0.5 < score["high"] and score["low"] < strangers.WORKS
+    assert strangers.score_strangers(table.assign(novelty=table["stranger"] + 0.0))["low"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -10,41 +10,61 @@ from utils.config import SEED
 from utils.cross_validation import grouped_folds
 from utils.intervals import resample_weights
 from utils.metrics import weighted_macro_f1
+from utils.progress import progress
 from utils.train.head import Views, fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
 DRAWS = 3  # of these groups
-RESAMPLES = 500  # of the images that are asked about
-EXPONENTS = np.linspace(0.1, 2, 20)  # of the power law: errors fall neither more slowly nor faster
+RESAMPLES = 500  # of the draws, and of the images that are asked about
+EXPONENTS = np.linspace(0, 1, 11)  # of the power law; 0 is a straight line against the logarithm
 
 
 class Curve(NamedTuple):
     """What heads that were trained on parts of the groups answer to images of groups that they never saw.
 
-    `images` (S, C) counts the images of each class that a head was trained on, from few to all; `answers` (S, R, N) are
-    classes by size and draw, to images of the classes `labels` (N,) in `groups` (N,).
+    `images` (S, C) counts the images of each class that a head was trained on, from few to all, of which only the
+    classes `thinned` vary. `answers` (S, R, N) are classes, by size and draw, to images of `labels` (N,) and `groups`.
     """
 
     images: np.ndarray
+    thinned: list[int]
     answers: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
 
-    def errors(self, resamples: int = RESAMPLES) -> np.ndarray:
-        """1 − macro-F1 by size: first as measured, then of resampled draws and images, by group (1 + B, S)."""
-        draws, generator = self.answers.shape[1], np.random.default_rng(SEED)
-        weights = resample_weights(self.labels, self.groups, resamples)
+    @property
+    def sizes(self) -> np.ndarray:
+        """Images to train on, (S,), the mean over the thinned classes."""
+        return self.images[:, self.thinned].mean(axis=1)
+
+    def errors(self, label: int | None = None) -> np.ndarray:
+        """1 − macro-F1, or 1 − recall of a class, by size; as measured, then of resampled draws and images (1 + B, S).
+
+        Images are resampled by group, and the same ones at every size.
+        """
+        generator, draws = np.random.default_rng(SEED), self.answers.shape[1]
+        weights = resample_weights(self.labels, self.groups, RESAMPLES)
         weights = np.concatenate([np.ones((1, len(self.labels))), weights])
-        chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=resamples) / draws
+        chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
         chosen = np.concatenate([np.full((1, draws), 1 / draws), chosen])  # (1 + B, R)
-        errors = np.zeros((resamples + 1, len(self.answers)))
-        for size, answers in enumerate(self.answers):
-            scores = [weighted_macro_f1(self.labels, answer, self.images.shape[1], weights) for answer in answers]
-            errors[:, size] = 1 - (chosen * np.stack(scores, axis=1)).sum(axis=1)
-        return errors
+        scores = [[self._score(answer, weights, label) for answer in answers] for answers in self.answers]
+        return 1 - np.einsum("srb,br->bs", np.array(scores), chosen)
+
+    def spread(self) -> float:
+        """Estimate the standard deviation of macro-F1, at the largest size, over sets of training images."""
+        weights = np.ones((1, len(self.labels)))
+        scores = np.array([[self._score(answer, weights, None)[0] for answer in answers] for answers in self.answers])
+        quarter, half = scores[-3:-1].var(axis=1, ddof=1)
+        return float(np.sqrt((quarter / 2 + half) / 2))
+
+    def _score(self, answer: np.ndarray, weights: np.ndarray, label: int | None) -> np.ndarray:
+        if label is None:
+            return weighted_macro_f1(self.labels, answer, self.images.shape[1], weights)
+        inside = weights[:, self.labels == label]
+        return inside @ (answer[self.labels == label] == label) / inside.sum(axis=1)
 
 
-def trace_curve(views: Views, num_classes: int, thinned: Sequence[int], draws: int = DRAWS, shares=SHARES) -> Curve:
+def trace_curve(views: Views, num_classes: int, thinned: Sequence[int], shares: Sequence[float] = SHARES) -> Curve:
     """Train heads on an eighth, a quarter, half and all of the groups of the classes `thinned`, and all of the others.
 
     In five folds, groups whole. The parts are nested, in each draw another order. Random versions of an image go where
@@ -53,23 +73,22 @@ def trace_curve(views: Views, num_classes: int, thinned: Sequence[int], draws: i
     image_of = pd.factorize(views.paths)[0]  # the first rows are the images as they are
     count = image_of.max() + 1
     labels, groups = views.labels[:count], views.groups[:count]
-    images = np.zeros((len(shares), num_classes))
-    answers = np.zeros((len(shares), draws, count), dtype=int)
+    images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), DRAWS, count), dtype=int)
     folds, generator = grouped_folds(labels, groups), np.random.default_rng(SEED)
-    for train, test in folds:
-        for draw in range(draws):
+    for train, test in progress(folds, "learning curve"):
+        for draw in range(DRAWS):
             places = np.ones(count)  # of images that no head is trained on
             places[train] = _nested_places(labels[train], groups[train], generator)
             places[train] *= np.isin(labels[train], thinned)  # 0: always there
             for size, share in enumerate(shares):
                 known = places < share
-                images[size] += np.bincount(labels[known], minlength=num_classes) / (len(folds) * draws)
+                images[size] += np.bincount(labels[known], minlength=num_classes) / (len(folds) * DRAWS)
                 if draw and share == 1:  # the same images as in the first draw
                     answers[size, draw, test] = answers[size, 0, test]
                     continue
                 weight, bias = fit_head(views.take(known[image_of]), num_classes)
                 answers[size, draw, test] = (views.features[test] @ weight.T + bias).argmax(axis=1)
-    return Curve(images, answers, labels, groups)
+    return Curve(images, list(thinned), answers, labels, groups)
 
 
 def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -81,22 +100,48 @@ def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.
     return places
 
 
-def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Fit error = a + b · size^-c to each row of errors (B, S); → the errors (B, T) at the sizes `wanted` (T,).
+def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
+    """Fit error = a + b · size^-c, b ≥ 0, to errors (B, S) by least squares; → errors (C, B, T) at the sizes `wanted`.
 
-    Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), Hestness et al. 2017 (arXiv
-    1712.00409). Least squares with a, b ≥ 0, for each exponent c on a grid; the best one counts.
+    Such a power law is due to Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), see
+    Hestness et al. 2017 (arXiv 1712.00409). There is a fit for each exponent c: so few sizes do not tell which holds.
     """
-    best, found = np.full(len(errors), np.inf), np.zeros((len(errors), len(wanted)))
+    fits = []
     for exponent in EXPONENTS:
-        x, new = sizes**-exponent, np.asarray(wanted) ** -exponent
+        x, new = (values**-exponent if exponent else -np.log(values) for values in (sizes, np.array(wanted)))
         centered = x - x.mean()
-        slope = (errors @ centered / (centered @ centered)).clip(0)
-        floor = errors.mean(axis=1) - slope * x.mean()
-        through_zero = errors @ x / (x @ x)
-        slope, floor = np.where(floor < 0, through_zero, slope), floor.clip(0)
-        loss = np.square(floor[:, None] + slope[:, None] * x - errors).sum(axis=1)
-        better = loss < best
-        best[better] = loss[better]
-        found[better] = (floor[:, None] + slope[:, None] * new)[better]
-    return found
+        slope = (errors @ centered / max(centered @ centered, 1e-12)).clip(0)
+        fits.append(errors.mean(axis=1)[:, None] + slope[:, None] * (new - x.mean()))
+    return np.stack(fits)
+
+
+def forecast(curve: Curve, wanted: Sequence[float]) -> pd.DataFrame:
+    """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
+
+    The 95 % intervals are those of what one would measure then. They vary the images asked about; the exponent; and, as
+    other training images would give another score, both scores by what the draws of a quarter and of half the groups
+    differ by, a Student's t for their small number (of half a set, draws vary half as much as new ones would).
+    """
+    errors, generator = curve.errors(), np.random.default_rng(SEED)
+    law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
+    chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
+    chosen[0] = law[:, 0].mean(axis=0)
+    gain = np.minimum(chosen[:, :1] - chosen[:, 1:], errors[:, -1:])
+    noise = curve.spread() * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
+    gain[1:] += noise[1:] * np.sqrt(1 + curve.sizes[-1] / np.array(wanted))
+    level = (1 - errors[:, -1:] + gain).clip(0, 1)
+    columns = {"macro_f1": level[0], "low": _percentile(level, 2.5), "high": _percentile(level, 97.5), "gain": gain[0]}
+    columns.update(gain_low=_percentile(gain, 2.5), gain_high=_percentile(gain, 97.5))
+    return pd.DataFrame(columns, index=pd.Index(wanted, name="images"))
+
+
+def measured(curve: Curve, label: int | None = None) -> pd.DataFrame:
+    """List macro-F1, or a class's recall, by the number of images to train on; → a row each: score, low, high."""
+    scores = 1 - curve.errors(label)
+    sizes = curve.sizes if label is None else curve.images[:, label]
+    columns = {"score": scores[0], "low": _percentile(scores, 2.5), "high": _percentile(scores, 97.5)}
+    return pd.DataFrame(columns, index=pd.Index(sizes, name="images"))
+
+
+def _percentile(values: np.ndarray, percent: float) -> np.ndarray:
+    return np.percentile(values[1:], percent, axis=0)
