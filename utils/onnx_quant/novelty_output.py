@@ -1,10 +1,13 @@
 """The novelty score as a second output: how far an image's features lie from the nearest class, in float."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, compose, numpy_helper, parser
 
 from utils.onnx_quant.graph import tensor_shapes
+from utils.session import BATCH, open_session
 
 OUTPUT = "novelty"
 # what `Detector.distances` in utils/train/novelty.py computes
@@ -64,3 +67,16 @@ def _order_of_features(model: ModelProto, last: NodeProto) -> np.ndarray:
         channels, height, width = shapes[node.input[0]][1:]
         return np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     return np.arange(shapes[last.input[0]][-1])
+
+
+def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: np.ndarray) -> float:
+    """Share of images (N, 3, H, W) of which INT8 says as fp32 does whether they are unknown; 1 without a novelty."""
+    if "novelty" not in details:
+        return 1.0
+    unknown = []
+    for path in (float_path, int8_path):
+        session = open_session(add_novelty(onnx.load(path), details["novelty"]).SerializeToString())
+        starts = range(0, len(images), BATCH)
+        batches = [session.run([OUTPUT], {"input": images[start : start + BATCH]})[0] for start in starts]
+        unknown.append(np.concatenate(batches) > details["novelty_above"])
+    return float((unknown[0] == unknown[1]).mean())
