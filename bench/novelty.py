@@ -2,8 +2,8 @@
 
 Needs the split.csv that EDA.ipynb makes. All classes of a run but one, then all but two, are known: head and detector
 are fitted to 70 % of their groups, and the rest are friends. Strangers are the classes left out, and the photos in the
-folders `--others`. Beside novelty, the maximum probability and the energy. Each has the threshold that keeps 95 % of what
-is trained on, out of fold. Means over every choice of the known classes.
+folders `--others`. Beside novelty, the maximum probability and the energy. Each has the threshold that keeps 95 % of
+what is trained on, out of fold. Means over every choice of the known classes.
 """
 
 import argparse

@@ -15,24 +15,26 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
 
     `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
     """
-    share = curve.images[-1].sum() / len(curve.labels)
+    share, spread = curve.images[-1].sum() / len(curve.labels), curve.spread()
     recall = {name: measured(curve, label).reset_index().to_dict("records") for label, name in enumerate(classes)}
     (smallest,) = of_smallest.thinned
     return {
         "macro_f1": measured(curve).reset_index().to_dict("records"),
-        "extended": forecast(curve, curve.sizes[-1] * np.array([1, 2, FARTHEST])).reset_index().to_dict("records"),
+        "extended": forecast(curve, curve.sizes[-1] * np.array([1, 2, FARTHEST]), spread)
+        .reset_index()
+        .to_dict("records"),
         "recall": recall,
         "smallest": classes[smallest],
-        "gain_each": _gain(curve, more, share),
-        "gain_smallest": _gain(of_smallest, more, share),
-        "gain_doubled": _gain(curve, round(curve.sizes[-1] / share), share),
+        "gain_each": _gain(curve, more, share, spread),
+        "gain_smallest": _gain(of_smallest, more, share, spread),
+        "gain_doubled": _gain(curve, round(curve.sizes[-1] / share), share, spread),
     }
 
 
-def _gain(curve: Curve, more: int, share: float) -> dict[str, float]:
+def _gain(curve: Curve, more: int, share: float, spread: float) -> dict[str, float]:
     """Forecast the gain of `more` images of each class that the curve thins, as far as it may be extended."""
     more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / share))
-    row = forecast(curve, [curve.sizes[-1] + more * share]).iloc[0]
+    row = forecast(curve, [curve.sizes[-1] + more * share], spread).iloc[0]
     return {"images": more, "gain": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
 
 
