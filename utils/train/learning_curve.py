@@ -20,6 +20,7 @@ SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
 DRAWS = 3  # of these groups
 RESAMPLES = 500  # of the draws, and of the images that are asked about
 EXPONENTS = np.linspace(0, 1, 11)  # of the power law; 0 is a straight line against the logarithm
+WIDER = 3  # times the variance that a larger set should lose: bench/learning_curve.py says how often that is enough
 
 
 class Curve(NamedTuple):
@@ -126,8 +127,8 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
     """Fit error = a + b · size^-c, b ≥ 0, to errors (B, S) by least squares; → errors (F, B, T) at the sizes `wanted`.
 
     Such a power law is due to Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), see
-    Hestness et al. 2017 (arXiv 1712.00409). So few sizes tell neither the exponent nor from where on it holds: there is a
-    fit for each of several exponents to the last two sizes, the last three, and so on.
+    Hestness et al. 2017 (arXiv 1712.00409). So few sizes tell neither the exponent nor from where on it holds, so there
+    is a fit for each of several exponents to the last two sizes, the last three, and so on.
     """
     fits = []
     for exponent, first in product(EXPONENTS, range(len(sizes) - 1)):
@@ -141,16 +142,17 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
 def forecast(curve: Curve, wanted: Sequence[float], spread: float) -> pd.DataFrame:
     """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
 
-    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit, and, as other
-    training images would give others, both scores by their `spread`: a Student's t, for so few draws.
+    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit,
+    and the `spread`, as other images to train on would give other scores: a Student's t, for so few draws.
     """
     errors, generator = curve.errors(), np.random.default_rng(SEED)
     law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
     chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
     chosen[0] = law[:, 0].mean(axis=0)
-    gain = np.minimum(chosen[:, :1] - chosen[:, 1:], errors[:, -1:])
+    gain = chosen[:, :1] - chosen[:, 1:]
     noise = spread * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
-    gain[1:] += noise[1:] * np.sqrt(1 + curve.sizes[-1] / np.array(wanted))
+    gain[1:] += noise[1:] * np.sqrt(WIDER * (1 - curve.sizes[-1] / np.array(wanted)))
+    gain = np.minimum(gain, errors[:, -1:])  # no more than all can be right
     level = (1 - errors[:, -1:] + gain).clip(0, 1)
     columns = {"macro_f1": level[0], "low": _percentile(level, 2.5), "high": _percentile(level, 97.5), "gain": gain[0]}
     columns.update(gain_low=_percentile(gain, 2.5), gain_high=_percentile(gain, 97.5))

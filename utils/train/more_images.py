@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.config import listing
 from utils.train.learning_curve import Curve, forecast, measured
 
-FLAT = 0.01  # macro-F1: where surely less than this is gained by twice as many images, the curve is flat
+FLAT = 0.02  # macro-F1: where surely less than this is gained by twice as many images, the curve is flat
+ENOUGH_GROUPS = 8  # of a class, to thin them to an eighth
 FARTHEST = 4  # times as many images, to extend a curve to
 
 
@@ -16,6 +18,7 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
     `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
     """
     share, spread = curve.images[-1].sum() / len(curve.labels), curve.spread()
+    groups = [len(np.unique(curve.groups[curve.labels == label])) for label in range(len(classes))]
     recall = {name: measured(curve, label).reset_index().to_dict("records") for label, name in enumerate(classes)}
     (smallest,) = of_smallest.thinned
     return {
@@ -24,9 +27,10 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
         .reset_index()
         .to_dict("records"),
         "recall": recall,
+        "few_groups": {name: count for name, count in zip(classes, groups, strict=True) if count < ENOUGH_GROUPS},
         "smallest": classes[smallest],
         "gain_each": _gain(curve, more, share, spread),
-        "gain_smallest": _gain(of_smallest, more, share, spread),
+        "gain_smallest": _gain(of_smallest, more, share, spread / np.sqrt(len(classes))),  # by one class alone
         "gain_doubled": _gain(curve, round(curve.sizes[-1] / share), share, spread),
     }
 
@@ -45,10 +49,13 @@ def describe(report: dict) -> str:
         f"{smallest['images']} more images of {report['smallest']} would gain {_amount(smallest)} macro-F1, "
         f"{each['images']} more of every class {_amount(each)}, twice as many of all {_amount(doubled)}."
     ]
-    if doubled["high"] < FLAT:
+    if report["few_groups"]:
+        few = listing(f"{name} {count}" for name, count in report["few_groups"].items())
+        sentences.append(f"So few groups ({few}) do not tell what photos of other objects would bring.")
+    elif doubled["high"] < FLAT:
         sentences.append("The curve is flat: more of the same will not help.")
-    elif doubled["low"] < FLAT:
-        sentences.append("That more of the same would help is possible, but not shown.")
+    elif doubled["low"] < 0:
+        sentences.append("That more of the same helps is not shown.")
     return " ".join(sentences)
 
 
