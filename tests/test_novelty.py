@@ -93,7 +93,8 @@ def test_each_class_plays_the_stranger_once_and_training_never_sees_it(known):
         return attach_head(Body(60, 4), fit_layer(rows.features, rows.labels, rows.groups, 4).layer)
 
     table = strangers.leave_one_out(fit, views, index, fold_of)
-    assert [set(index["class"]) - known for known in trained_on] == [{name} for name in index["class"].unique()]
+    assert [set(index["class"]) - known for known in trained_on] == [{name} for name in table["left_out"].unique()]
+    assert set(table["left_out"]) == set(index["class"])
     assert (table.groupby("left_out")["stranger"].sum() == 40).all()
     scores = {measure: strangers.score_strangers(table, measure) for measure in ("novelty", "energy")}
     for score in scores.values():

@@ -18,12 +18,14 @@ distance (float[batch, features] novelty_features) => (float[batch] novelty) <
     novelty_length = ReduceL2 <keepdims = 1> (novelty_features, novelty_axis)
     novelty_divisor = Max (novelty_length, novelty_tiny)
     novelty_directions = Div (novelty_features, novelty_divisor)
-    novelty_places = Gemm <transB = 1> (novelty_directions, novelty_weight, novelty_bias)
+    novelty_axes = Cast <to = 1> (novelty_weight)
+    novelty_places = Gemm <transB = 1> (novelty_directions, novelty_axes, novelty_bias)
     novelty_each_place = Unsqueeze (novelty_places, novelty_axis)
     novelty_steps = Sub (novelty_each_place, novelty_centers)
     novelty_of_classes = ReduceSumSquare <keepdims = 0> (novelty_steps, novelty_last_axis)
     novelty_nearest = ReduceMin <keepdims = 0> (novelty_of_classes, novelty_axis)
-    novelty_from_mean = Sub (novelty_directions, novelty_mean)
+    novelty_center = Cast <to = 1> (novelty_mean)
+    novelty_from_mean = Sub (novelty_directions, novelty_center)
     novelty_whole = ReduceSumSquare <keepdims = 0> (novelty_from_mean, novelty_axis)
     novelty_along = Mul (novelty_places, novelty_spread)
     novelty_along_axes = ReduceSumSquare <keepdims = 0> (novelty_along, novelty_axis)
@@ -43,7 +45,7 @@ def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProt
     """
     last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
     order = _order_of_features(model, last)
-    constants = {name: np.asarray(values, dtype=np.float32) for name, values in detector.items()}
+    constants = {name: np.asarray(values) for name, values in detector.items()}
     constants.update(weight=constants["weight"][:, order], mean=constants["mean"][order])
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     distance = parser.parse_model(DISTANCE.format(ir_version=model.ir_version, opset=opset))

@@ -13,7 +13,7 @@ from utils.intervals import resample_weights
 from utils.train.discriminant import fit_discriminants, principal_axes
 from utils.train.head import Views
 
-AXES = 16  # beside one per class: the deployed file grows with each
+WEIGHTS = 2**15  # of the axes, unless there are as many classes: 64 KiB in the deployed file, in 16 bits each
 SHRINKAGE = 0.2
 KEPT = 0.95  # of known images, by the threshold
 RESAMPLES = 500
@@ -43,8 +43,9 @@ class Detector(NamedTuple):
         return np.sqrt(nearest + off.clip(0) / self.rest**2)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Give all parts as a checkpoint holds them."""
-        return {name: torch.from_numpy(np.asarray(part, dtype=np.float32)) for name, part in self._asdict().items()}
+        """Give all parts as a checkpoint holds them, the largest two in 16 bits."""
+        parts = {name: torch.tensor(part, dtype=torch.float32) for name, part in self._asdict().items()}
+        return parts | {name: parts[name].half() for name in ("weight", "mean")}
 
 
 def fit_detector(features: np.ndarray, labels: np.ndarray) -> Detector:
@@ -56,7 +57,8 @@ def fit_detector(features: np.ndarray, labels: np.ndarray) -> Detector:
     labels = np.unique(labels, return_inverse=True)[1]
     directions = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
     mean, axes = principal_axes(directions)
-    dimensions, axes = len(axes), axes[-(AXES + labels.max() + 1) :]  # the last ones are the longest
+    count = max(labels.max() + 1, WEIGHTS // features.shape[1])
+    dimensions, axes = len(axes), axes[-count:]  # the last ones are the longest
     rows = (directions - mean) @ axes.T
     known = fit_discriminants(rows, labels, labels.max() + 1)
     spread = np.sqrt(known.shrunk(SHRINKAGE))
