@@ -14,7 +14,8 @@ from bench.folds import read_images
 from utils.config import SEED
 from utils.metrics import macro_f1
 from utils.train.head import Views
-from utils.train.learning_curve import forecast, trace_curve
+from utils.train.learning_curve import trace_curve
+from utils.train.power_law import forecast
 
 DRAWS = 5
 COUNTS = (100, 100, 100, 40)  # images of the classes made up

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from utils.train import learning_curve
 from utils.train.head import Views
-from utils.train.learning_curve import Curve, extend_errors, forecast, measured, thin_class, trace_curve
+from utils.train.learning_curve import Curve, measured, thin_class, trace_curve
 from utils.train.more_images import describe, report_curves
+from utils.train.power_law import extend_errors, forecast
 
 CLASSES = ["apple", "cherry", "tomato"]
 
@@ -42,6 +44,13 @@ def test_no_head_has_seen_the_group_that_it_is_asked_about():
     features = 5 * generator.normal(size=(40, 30))[groups] + 0.01 * generator.normal(size=(160, 30))
     curve = trace_curve(Views(features.astype(np.float32), np.arange(160).astype(str), labels, groups), 2)
     assert 0.3 < measured(curve)["score"].iloc[-1] < 0.7
+
+
+def test_of_many_images_some_are_asked_about(hard, monkeypatch):
+    monkeypatch.setattr(learning_curve, "MANY", 100)
+    curve = trace_curve(hard[0], 3, shares=(1,))
+    assert 50 < len(curve.labels) == curve.answers.shape[2] < 65
+    assert curve.images[-1].sum() == pytest.approx(0.8 * 144, abs=3)
 
 
 def test_thinning_one_class_leaves_the_others_whole(hard):

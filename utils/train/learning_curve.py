@@ -1,4 +1,4 @@
-"""How many more photos, and of what: a learning curve on frozen features, and the power law that extends it."""
+"""The learning curve: scores of heads, on frozen features, by the number of images that they are trained on."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,8 @@ from utils.train.head import Views, fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
 DRAWS = 3  # of these groups
+MANY = 2000  # images: from here on, two folds of the five tell enough
 RESAMPLES = 500  # of the draws, and of the images that are asked about
-EXPONENTS = np.linspace(0, 1, 11)  # of the power law; 0 is a straight line against the logarithm
-WIDER = 3  # times the variance that a larger set should lose: bench/learning_curve.py says how often that is enough
 
 
 class Curve(NamedTuple):
@@ -69,7 +68,7 @@ class Curve(NamedTuple):
         if label is None:
             return weighted_macro_f1(self.labels, answer, self.images.shape[1], weights)
         inside = weights[:, self.labels == label]
-        return inside @ (answer[self.labels == label] == label) / inside.sum(axis=1)
+        return inside @ (answer[self.labels == label] == label) / np.maximum(inside.sum(axis=1), 1e-12)
 
 
 def trace_curve(views: Views, num_classes: int, shares: Sequence[float] = SHARES) -> Curve:
@@ -95,6 +94,8 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
     labels, groups = views.labels[:count], views.groups[:count]
     images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), draws, count), dtype=int)
     folds, generator, jobs = grouped_folds(labels, groups), np.random.default_rng(SEED), []
+    if count > MANY:
+        folds = folds[:2]
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
         places[train] = _nested_places(labels[train], groups[train], generator)
@@ -111,7 +112,8 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(progress(pool.map(ask, jobs), "learning curve", len(jobs)))
-    return Curve(images, thinned, answers, labels, groups)
+    asked = np.sort(np.concatenate([test for _, test in folds]))
+    return Curve(images, thinned, answers[..., asked], labels[asked], groups[asked])
 
 
 def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -123,49 +125,14 @@ def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.
     return places
 
 
-def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
-    """Fit error = a + b · size^-c, b ≥ 0, to errors (B, S) by least squares; → errors (F, B, T) at the sizes `wanted`.
-
-    Such a power law is due to Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), see
-    Hestness et al. 2017 (arXiv 1712.00409). So few sizes tell neither the exponent nor from where on it holds, so there
-    is a fit for each of several exponents to the last two sizes, the last three, and so on.
-    """
-    fits = []
-    for exponent, first in product(EXPONENTS, range(len(sizes) - 1)):
-        x, new = (values**-exponent if exponent else -np.log(values) for values in (sizes[first:], np.array(wanted)))
-        centered, mean = x - x.mean(), errors[:, first:].mean(axis=1)
-        slope = (errors[:, first:] @ centered / max(centered @ centered, 1e-12)).clip(0)
-        fits.append(mean[:, None] + slope[:, None] * (new - x.mean()))
-    return np.stack(fits)
-
-
-def forecast(curve: Curve, wanted: Sequence[float], spread: float) -> pd.DataFrame:
-    """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
-
-    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit,
-    and the `spread`, as other images to train on would give other scores: a Student's t, for so few draws.
-    """
-    errors, generator = curve.errors(), np.random.default_rng(SEED)
-    law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
-    chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
-    chosen[0] = law[:, 0].mean(axis=0)
-    gain = chosen[:, :1] - chosen[:, 1:]
-    noise = spread * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
-    gain[1:] += noise[1:] * np.sqrt(WIDER * (1 - curve.sizes[-1] / np.array(wanted)))
-    gain = np.minimum(gain, errors[:, -1:])  # no more than all can be right
-    level = (1 - errors[:, -1:] + gain).clip(0, 1)
-    columns = {"macro_f1": level[0], "low": _percentile(level, 2.5), "high": _percentile(level, 97.5), "gain": gain[0]}
-    columns.update(gain_low=_percentile(gain, 2.5), gain_high=_percentile(gain, 97.5))
-    return pd.DataFrame(columns, index=pd.Index(wanted, name="images"))
-
-
 def measured(curve: Curve, label: int | None = None) -> pd.DataFrame:
     """List macro-F1, or a class's recall, by the number of images to train on; → a row each: score, low, high."""
     scores = 1 - curve.errors(label)
     sizes = curve.sizes if label is None else curve.images[:, label]
-    columns = {"score": scores[0], "low": _percentile(scores, 2.5), "high": _percentile(scores, 97.5)}
+    columns = {"score": scores[0], "low": percentile(scores, 2.5), "high": percentile(scores, 97.5)}
     return pd.DataFrame(columns, index=pd.Index(sizes, name="images"))
 
 
-def _percentile(values: np.ndarray, percent: float) -> np.ndarray:
+def percentile(values: np.ndarray, percent: float) -> np.ndarray:
+    """Take a percentile of resampled values (1 + B, S), of which the first row is what was measured; → (S,)."""
     return np.percentile(values[1:], percent, axis=0)

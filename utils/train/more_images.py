@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.config import listing
-from utils.train.learning_curve import Curve, forecast, measured
+from utils.cross_validation import FOLDS
+from utils.train.learning_curve import Curve, measured
+from utils.train.power_law import forecast
 
 FLAT = 0.02  # macro-F1: where surely less than this is gained by twice as many images, the curve is flat
 ENOUGH_GROUPS = 8  # of a class, to thin them to an eighth
@@ -17,7 +19,7 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
 
     `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
     """
-    share, spread = curve.images[-1].sum() / len(curve.labels), curve.spread()
+    share, spread = 1 - 1 / FOLDS, curve.spread()
     groups = [len(np.unique(curve.groups[curve.labels == label])) for label in range(len(classes))]
     recall = {name: measured(curve, label).reset_index().to_dict("records") for label, name in enumerate(classes)}
     (smallest,) = of_smallest.thinned
