@@ -142,3 +142,21 @@ def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepare
     assert found.shape == (24,) and outputs[0]["probabilities"].shape == (3,)
     np.testing.assert_allclose(found, expected, rtol=1e-3 if kind == "float" else 0.1)
     assert np.corrcoef(found, expected)[0, 1] > 0.95
+
+
+def test_pictures_of_nothing_are_shown_beside_what_they_take_after(conv_net):
+    images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = nn.functional.avg_pool2d(images, 15, stride=1, padding=7)  # blurred, so that tiles have edges
+    features = extract_features(conv_net, [(images, None)])
+    shown = strangers.show_made_up(conv_net, novelty.fit_detector(features, np.arange(12) % 3), images)
+    assert (shown.groupby(["left_out", "stranger"]).size() == 12).all() and shown["left_out"].nunique() == 3
+    scores = strangers.compare_measures(shown[shown["left_out"] == "noise"])
+    assert scores.loc["novelty", "auroc"] == scores.loc["novelty", "caught"] == 1
+
+
+def test_tiles_are_shuffled_and_none_is_lost():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(1, 3, 32, 32)
+    shuffled = strangers._shuffle_tiles(image, torch.Generator().manual_seed(0))
+    assert shuffled.shape == image.shape and not torch.equal(shuffled, image)
+    assert torch.equal(shuffled.flatten().sort().values, image.flatten().sort().values)
+    assert (shuffled[0, 0, ::8, ::8].flatten().sort().values == torch.arange(16.0)).all()

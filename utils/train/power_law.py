@@ -32,8 +32,8 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
 def forecast(curve: Curve, wanted: Sequence[float], spread: float) -> pd.DataFrame:
     """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
 
-    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit,
-    and the `spread`, as other images to train on would give other scores: a Student's t, for so few draws.
+    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit, and, as
+    other images to train on would give another score, that by its `spread`: a Student's t, for so few draws.
     """
     errors, generator = curve.errors(), np.random.default_rng(SEED)
     law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])

@@ -1,6 +1,7 @@
 """Images of none of the classes: whether novelty tells them, and whether the answer itself would not do as well."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -61,20 +62,18 @@ def _measure(network: nn.Module, detector: Detector, features: np.ndarray) -> di
     return dict(zip(MEASURES, (detector.distances(features), *by_logits), strict=True))
 
 
-def show_made_up(network: nn.Module, detector: Detector, images: Tensor, groups: pd.Series) -> pd.DataFrame:
-    """Show noise, plain colors and shuffled tiles beside the images (N, 3, S, S) that they take after, as above."""
+def show_made_up(network: nn.Module, detector: Detector, images: Tensor, cache: Path | None = None) -> pd.DataFrame:
+    """Show noise, plain colors and shuffled tiles beside the images (N, 3, S, S) that they take after; → as above."""
     generator = torch.Generator().manual_seed(SEED)
-    draw = torch.randn(images.shape, generator=generator)
-    made_up = {"noise": draw, "plain colors": draw[:, :, :1, :1].expand_as(images).contiguous()}
-    made_up["shuffled tiles"] = _shuffle_tiles(images, generator)
-    known, tables = (
-        _measure(network, detector, extract_features(network, [(part, None) for part in images.split(64)])),
-        [],
-    )
-    for name, strangers in made_up.items():
-        found = _measure(network, detector, extract_features(network, [(part, None) for part in strangers.split(64)]))
-        for stranger, measures in ((False, known), (True, found)):
-            tables.append(pd.DataFrame({"left_out": name, "group": groups.to_numpy(), "stranger": stranger} | measures))
+    noise = torch.randn(images.shape, generator=generator)
+    shown = {"": images, "noise": noise, "plain colors": noise[:, :, :1, :1].expand_as(images)}
+    shown["shuffled tiles"] = _shuffle_tiles(images, generator)
+    batches = [(batch, None) for batch in torch.cat(list(shown.values())).split(64)]
+    features = np.split(extract_features(network, batches, cache), len(shown))
+    known, *made_up = (pd.DataFrame(_measure(network, detector, rows)).reset_index(names="group") for rows in features)
+    tables = []
+    for name, table in zip(list(shown)[1:], made_up, strict=True):
+        tables += [known.assign(left_out=name, stranger=False), table.assign(left_out=name, stranger=True)]
     return pd.concat(tables, ignore_index=True)
 
 
