@@ -1,0 +1,182 @@
+"use strict";
+const page = JSON.parse(document.getElementById("page-data").textContent);
+const DECODE = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };  // as Python reads
+const TOLERANCE = 1e-3;  // of a probability
+let session, Tensor;
+let last = Promise.resolve();  // one photo at a time
+const byId = (id) => document.getElementById(id);
+
+function fromBase64(text) {
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place++) bytes[place] = letters.charCodeAt(place);
+  return bytes;
+}
+
+async function sha256(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function unpack(id) {
+  const changed = new Error("This page was changed or damaged on its way, so the program in it cannot be trusted. Get the page again.");
+  try {
+    const packed = new Blob([fromBase64(byId(id).textContent)]).stream();
+    const bytes = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+    if (await sha256(bytes) === page.sha256[id]) return new Uint8Array(bytes);
+  } catch (error) {
+    console.info(error);
+  }
+  throw changed;
+}
+
+// photo → upright RGB pixels on white; also what the page shows
+async function decode(blob) {
+  const bitmap = await createImageBitmap(blob, DECODE);
+  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const rgba = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const rgb = new Uint8Array(canvas.width * canvas.height * 3);
+  for (let from = 0, to = 0; to < rgb.length; from += 4) {
+    rgb[to++] = rgba[from];
+    rgb[to++] = rgba[from + 1];
+    rgb[to++] = rgba[from + 2];
+  }
+  return { canvas, rgb };
+}
+
+async function answer({ canvas, rgb }) {
+  const output = await session.run({ image: new Tensor("uint8", rgb, [1, canvas.height, canvas.width, 3]) });
+  const probabilities = Array.from(output.probabilities.data);
+  const sure = Math.max(...probabilities);
+  return {
+    label: page.classes[probabilities.indexOf(sure)],
+    probabilities,
+    unsure: sure < page.abstain_below,
+    unknown: Boolean(output.novelty && page.novelty_above !== null && output.novelty.data[0] > page.novelty_above),
+  };
+}
+
+async function load() {
+  if (!self.crypto?.subtle || !self.DecompressionStream) {
+    throw new Error("This browser is too old for the program, or the page came over http. Save the page and open the file in a current browser.");
+  }
+  const [code, binary, model] = await Promise.all(["runtime-code", "runtime-binary", "model"].map(unpack));
+  const ort = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  ort.env.wasm.wasmBinary = binary;
+  ort.env.wasm.numThreads = 1;  // threads need a server's headers
+  session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  Tensor = ort.Tensor;
+  await selfTest();
+}
+
+async function selfTest() {
+  const seen = await decode(blobOf(page.self_test.photo));
+  if (await sha256(seen.rgb) !== page.self_test.pixels) {
+    throw new Error("This browser alters the colors of photos before a page sees them, as protection against tracking does. Answers would be wrong. Allow this page to read images, or use another browser.");
+  }
+  const { probabilities } = await answer(seen);
+  if (probabilities.some((value, place) => Math.abs(value - page.self_test.probabilities[place]) > TOLERANCE)) {
+    throw new Error("In this browser the program does not give the answers that it should. Use another browser.");
+  }
+}
+
+function blobOf(uri) {
+  const [head, text] = uri.split(",");
+  return new Blob([fromBase64(text)], { type: head.slice(5, head.indexOf(";")) });
+}
+
+// contract: blob → {label, probabilities, unsure, unknown, ms}
+async function look(blob) {
+  await window.ready;
+  const start = performance.now();
+  const photo = await decode(blob);
+  const found = await answer(photo);
+  return { found: { ...found, ms: performance.now() - start }, canvas: photo.canvas };
+}
+
+function queue(blob) {
+  const result = last.then(() => look(blob));
+  last = result.catch(() => {});
+  return result;
+}
+
+window.classify = async (blob) => (await queue(blob)).found;
+window.ready = load();
+window.ready.then(
+  () => { byId("inputs").hidden = false; byId("state").textContent = "Ready."; },
+  (error) => { byId("state").textContent = error.message; byId("state").className = "problem"; },
+);
+
+function element(name, text, className = "") {
+  return Object.assign(document.createElement(name), { textContent: text, className });
+}
+
+function percent(value) {
+  return value > 0.995 && value < 1 ? "over 99 %" : `${Math.round(100 * value)} %`;
+}
+
+function thumbnail(canvas) {
+  const scale = Math.min(1, 240 / Math.max(canvas.width, canvas.height));
+  const small = Object.assign(document.createElement("canvas"), {
+    width: Math.max(1, canvas.width * scale), height: Math.max(1, canvas.height * scale) });
+  small.getContext("2d").drawImage(canvas, 0, 0, small.width, small.height);
+  return small;
+}
+
+function describe(item, found) {
+  const title = element("p", "", "label");
+  title.append(element("bdi", found.label));
+  if (found.unknown) title.append(element("span", "unknown", "badge doubt"));
+  else if (found.unsure) title.append(element("span", "unsure", "badge doubt"));
+  item.append(title);
+  if (found.unknown) item.append(element("p", "It resembles no photo that it learned from; this class comes nearest."));
+  else if (found.unsure) item.append(element("p", "Too close to call: look for yourself."));
+  const order = found.probabilities.map((_, place) => place).sort((a, b) => found.probabilities[b] - found.probabilities[a]);
+  const bars = element("div", "", "bars");
+  for (const place of order.slice(0, 3)) {
+    const bar = Object.assign(document.createElement("meter"), { value: found.probabilities[place] });
+    bar.setAttribute("aria-label", page.classes[place]);
+    bars.append(element("bdi", page.classes[place]), bar, element("span", percent(found.probabilities[place])));
+  }
+  item.append(bars);
+}
+
+async function show(blob, name) {
+  const item = element("li", ""), text = element("div", "");
+  try {
+    const { found, canvas } = await queue(blob);
+    item.append(thumbnail(canvas), text);
+    describe(text, found);
+    text.append(element("p", `${name} · ${Math.round(found.ms)} ms`, "file"));
+  } catch (error) {
+    console.info(error);
+    item.className = "problem";
+    item.append(element("div", `${name} cannot be read as a photo here. It may be damaged, or of a kind that this browser does not know; JPEG, PNG and WebP work.`));
+  }
+  byId("results").prepend(item);
+}
+
+async function showAll(files) {
+  if (byId("inputs").hidden) return;
+  let done = 0;
+  for (const file of files) {
+    byId("state").textContent = `Photo ${++done} of ${files.length} …`;
+    await show(file, file.name);
+  }
+  if (files.length) byId("state").textContent = "Ready.";
+}
+
+for (const id of ["choose", "camera"]) {
+  byId(id).addEventListener("change", async (event) => { await showAll([...event.target.files]); event.target.value = ""; });
+}
+for (const button of document.querySelectorAll(".sample")) {
+  button.addEventListener("click", () => show(blobOf(button.firstElementChild.src), `In truth: ${button.dataset.name}`));
+}
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => { event.preventDefault(); showAll([...event.dataTransfer.files]); });
+document.addEventListener("paste", (event) => showAll([...event.clipboardData.files]));
+addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("details")) folded.open = true; });

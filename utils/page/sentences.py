@@ -1,0 +1,80 @@
+"""The report in plain sentences, for someone who has never heard of macro-F1."""
+
+from utils.config import listing
+
+
+def question(classes: list[str]) -> str:
+    """Ask what the model answers."""
+    if len(classes) > 8:
+        return f"Which is it? {listing(classes)}"
+    return f"Is it {', '.join(classes[:-1])} or {classes[-1]}?"
+
+
+def verdict_sentence(report: dict, sizes: dict[str, str]) -> str:
+    """Say which file to use and why, in a sentence; `sizes` are the models' sizes in words."""
+    comparison = report["comparison"]
+    first, second = comparison["pair"]
+    ship, outcome = comparison["verdict"]["ship"], comparison["verdict"].get("outcome")
+    if ship == second:
+        return f"Use the small file ({sizes[second]}): it was shown to be as good as the large one ({sizes[first]})."
+    use = f"Use the {ship} file ({sizes[ship]})"
+    if outcome == "not shown":
+        return f"{use}. The small one ({sizes[second]}) may be as good, but there are too few photos to show it."
+    if outcome == "do not ship":
+        return f"{use}. The small one ({sizes[second]}) was shown to be worse."
+    return f"{use}. The small one ({sizes[second]}) was not shown to be as good."
+
+
+def size_in_words(count: int) -> str:
+    """Write a number of bytes as people read it."""
+    return f"{count / 1e6:.1f}\N{NO-BREAK SPACE}MB" if count >= 1e6 else f"{count / 1e3:.0f}\N{NO-BREAK SPACE}kB"
+
+
+def limits(report: dict, rows: list[dict]) -> list[str]:
+    """Say what the data cannot prove; `rows` are what `answers.class_rows` gives."""
+    dataset, novelty = report.get("dataset", {}), report.get("train", {}).get("novelty")
+    said = [
+        "These numbers hold for photos like those it learned from. Another camera, light or background was not tried."
+    ]
+    if series := dataset.get("series"):
+        said.append(
+            f"All photos of {listing(series)} seem to show one object, or nearly so. It may know that object, and not "
+            "others of its kind."
+        )
+    asked = [row for row in rows if row["images"]]
+    fewest = min(asked, key=lambda row: row["groups"])
+    said.append(
+        f"Least is known about {fewest['name']}: there are {fewest['images']} photos of {fewest['groups']} different "
+        f"objects or scenes, so of 100 it may get {fewest['low']} right or {fewest['high']}."
+    )
+    if novelty:
+        said.append(
+            f"Shown something that is none of its classes, it says “unknown” {novelty['caught']:.0%} of the time, "
+            "and otherwise names one of them."
+        )
+    else:
+        said.append("It only knows these classes. Shown anything else, it names one of them all the same.")
+    if shortcuts := dataset.get("shortcuts"):
+        said.append(
+            f"The classes can partly be told apart by {listing(shortcuts)} alone, so some answers may rest on that and "
+            "not on the object."
+        )
+    return said + _files_left_out(dataset)
+
+
+def _files_left_out(dataset: dict) -> list[str]:
+    said = []
+    if refused := len(dataset.get("refused", [])):
+        said.append(f"{count(refused, 'file')} could not be read and had no part in this.")
+    if skipped := sum(dataset.get("skipped", {}).values()):
+        said.append(f"{count(skipped, 'file')} of other kinds, such as HEIC, had no part in this.")
+    if suspects := len(dataset.get("suspects", [])):
+        said.append(
+            f"{count(suspects, 'photo')} may lie in the wrong folder, which would count right answers as wrong."
+        )
+    return said
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
