@@ -49,7 +49,7 @@ def main() -> int:
     settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
     if not arguments.no_venv:
         set_up(dependency_group("test") if arguments.command == "test" else [])
-        if arguments.command == "page" and not shutil.which("npm"):
+        if arguments.command in ("page", "test") and not shutil.which("npm"):
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
     if not find_spec(needed := NEEDED[arguments.command]):

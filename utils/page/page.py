@@ -45,6 +45,7 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     content = {
         **evidence(run, report, kind, index, classifier),
         "figures": {tag: notebooks.read_figure(folder / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
+        "more_photos": notebooks.read_sentence(folder / "train.ipynb", "learning-curve"),
         "tried": deployed.name,
         "ships_tried": kind in ("onnx", report["comparison"]["verdict"]["ship"]),
     }
@@ -92,7 +93,6 @@ def evidence(run: Path, report: dict, kind: str, index: pd.DataFrame, classifier
         "mistakes": mistakes.to_dict("records"),
         "sizes": sizes,
         "limits": sentences.limits(report, rows),
-        "more_photos": [],
         "numbers": expert_tables(report),
     }
 
