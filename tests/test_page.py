@@ -4,6 +4,7 @@
 """
 
 import base64
+import gzip
 import json
 import os
 import re
@@ -29,7 +30,6 @@ from utils.page import notebooks, page, runtime
 from utils.predict import Classifier
 from utils.session import open_session, read_metadata
 
-DEPLOYED = "conv_net_int8_deploy.onnx"
 WIDTHS = {"phone": 390, "desktop": 1280}
 SCRIPT, KOREAN = "<script>alert(1)</script>", "사과 & \"체리\" 'x'"
 READY, REFUSAL = "window.ready.then(() => '')", "window.ready.then(() => 'ready', error => error.message)"
@@ -88,6 +88,11 @@ def ready_tab(browser, page_file):
         yield tab
 
 
+def deployed(project: Path) -> Path:
+    """Find the file that is in the page."""
+    return page.deployed_file(project / "checkpoints", read_report(project))[1]
+
+
 def answer(tab, path: Path) -> dict:
     return tab.evaluate(CLASSIFY, base64.b64encode(path.read_bytes()).decode())
 
@@ -109,15 +114,17 @@ def test_opens_without_a_network_and_fits_the_screen(browser, page_file, project
             tab.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"page_{name}.png", full_page=True)
 
 
-def kinds_of_photos(folder: Path) -> list[Path]:
-    """Save photos as people have them: turned by EXIF, transparent, grey, of 16 bits, CMYK, large, tiny, and others."""
-    generator, photos = np.random.default_rng(0), sorted((ROOT / "data" / "train").glob("*/*.jpg"))
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    """Photos as people have them: turned by EXIF, transparent, grey, of 16 bits, CMYK, large, tiny, and others."""
+    generator, folder = np.random.default_rng(0), tmp_path_factory.mktemp("사진")
+    fruit = sorted((ROOT / "data" / "train").glob("*/*.jpg"))
     for turn in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = turn
-        Image.open(photos[turn * 30]).save(folder / f"turned_{turn}.jpg", exif=exif)
+        Image.open(fruit[turn * 30]).save(folder / f"turned_{turn}.jpg", exif=exif)
     for number in range(4):
-        image = Image.open(photos[number * 75])
+        image = Image.open(fruit[number * 75])
         transparent = image.copy()
         transparent.putalpha(Image.fromarray(generator.integers(0, 256, image.size[::-1], dtype=np.uint8)))
         transparent.save(folder / f"transparent_{number}.png")
@@ -137,9 +144,9 @@ def kinds_of_photos(folder: Path) -> list[Path]:
 
 
 @pytest.mark.browser
-def test_answers_are_those_of_predict(ready_tab, project, tmp_path):
+def test_answers_are_those_of_predict(ready_tab, project, photos):
     """True for all pixels that both decode alike; of 16-bit grey, browsers drop the lower byte where Python rounds."""
-    classifier, photos = Classifier(project / "checkpoints" / DEPLOYED), kinds_of_photos(tmp_path)
+    classifier = Classifier(deployed(project))
     assert len(photos) >= 50
     for path in photos:
         found, expected = answer(ready_tab, path), classifier.probabilities(path)
@@ -160,7 +167,7 @@ def test_what_is_no_photo_is_refused_as_python_refuses_it(ready_tab, project, tm
         content = content[: int(len(content) * keep) if keep >= 0 else len(content) // 3]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError):
-        Classifier(project / "checkpoints" / DEPLOYED).probabilities(tmp_path / name)
+        Classifier(deployed(project)).probabilities(tmp_path / name)
     with pytest.raises(Exception, match="could not be decoded"):
         answer(ready_tab, tmp_path / name)
 
@@ -203,13 +210,23 @@ def test_photos_are_taken_by_keyboard_by_drop_and_by_paste(browser, page_file):
         assert all("brought.jpg" in other for other in others)
 
 
+def other_byte(packed: str) -> str:
+    """Change a byte in the middle of a packed file, which unpacks as well as before."""
+    content = bytearray(gzip.decompress(base64.b64decode(packed)))
+    content[len(content) // 2] ^= 1
+    return base64.b64encode(gzip.compress(content, 1)).decode()
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("part", ["model", "runtime-code", "runtime-binary"])
-def test_page_that_was_changed_refuses(browser, page_file, tmp_path, part):
-    text = page_file.read_text(encoding="utf-8")
-    start = text.index(f'id="{part}">') + len(f'id="{part}">') + 2000
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("model", other_byte), ("runtime-code", other_byte), ("runtime-binary", other_byte), ("model", str.lower)],
+)
+def test_page_that_was_changed_refuses(browser, page_file, tmp_path, part, change):
+    before, mark, rest = page_file.read_text(encoding="utf-8").partition(f'id="{part}">')
+    packed, end, after = rest.partition("</script>")
     changed = tmp_path / "changed.html"
-    changed.write_text(text[:start] + ("A" if text[start] != "A" else "B") + text[start + 1 :], encoding="utf-8")
+    changed.write_text("".join([before, mark, change(packed), end, after]), encoding="utf-8")
     with opened(browser, changed) as tab:
         assert "changed or damaged" in tab.evaluate(REFUSAL)
         assert "changed or damaged" in tab.locator("#state").text_content()
@@ -236,12 +253,14 @@ def test_model_that_answers_otherwise_is_told_so(browser, page_file, tmp_path):
         assert "does not give the answers that it should" in tab.evaluate(REFUSAL)
 
 
-def rename_classes(project: Path, name: str, new: dict[str, str]) -> None:
-    """Make another run of the embedded one, in which classes have other names."""
-    run, renamed = project / "checkpoints", project / "checkpoints" / name
+def rename_classes(project: Path, name: str, new: dict[str, str]) -> Path:
+    """Make another run of the embedded one, in which classes have other names; → its deployed file.
+
+    It has a novelty: one minus the largest probability, too much above 0.1.
+    """
+    run, renamed, source = project / "checkpoints", project / "checkpoints" / name, deployed(project)
     renamed.mkdir()
-    for file in ("report.json", "split.csv", "fine_tuned_conv_net.pth", DEPLOYED):
-        shutil.copy(run / file, renamed)
+    shutil.copy(run / "fine_tuned_conv_net.pth", renamed)
     report = (run / "report.json").read_text(encoding="utf-8")
     for old, text in new.items():
         report = report.replace(f'"{old}"', json.dumps(text))
@@ -249,12 +268,19 @@ def rename_classes(project: Path, name: str, new: dict[str, str]) -> None:
     table = pd.read_csv(run / "split.csv", dtype=str, keep_default_na=False)
     table["class"] = table["class"].replace(new)
     table.to_csv(renamed / "split.csv", index=False)
-    details = read_metadata(open_session(renamed / DEPLOYED))
+    details = read_metadata(open_session(source))
     details["classes"] = [new.get(old, old) for old in details["classes"]]
-    model = onnx.load(renamed / DEPLOYED)
-    del model.metadata_props[:]
-    onnx.save(model, renamed / DEPLOYED)
-    write_metadata(renamed / DEPLOYED, **details)
+    model = onnx.load(source)
+    del model.metadata_props[:], model.graph.output[1:]
+    for node in model.graph.node:
+        node.output[:] = ["other" if output == "novelty" else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", ["probabilities", "axis"], ["largest"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Sub", ["one", "largest"], ["novelty"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.float32), "one"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("novelty", onnx.TensorProto.FLOAT, ["batch"]))
+    onnx.save(model, renamed / source.name)
+    write_metadata(renamed / source.name, **details | {"novelty_above": 0.1})
     with np.load(run / "out_of_fold_conv_net.npz") as file:
         logits = {kind: file[kind] for kind in ("onnx", "int8")}
     hashes = {"split": sha256(renamed / "split.csv"), "model": sha256(renamed / "fine_tuned_conv_net.pth")}
@@ -263,6 +289,7 @@ def rename_classes(project: Path, name: str, new: dict[str, str]) -> None:
     notebook.cells.append(new_code_cell(f"NAME = {name!r}", metadata={"tags": ["injected-parameters"]}))
     (project / "runs" / name).mkdir()
     nbformat.write(notebook, project / "runs" / name / "train.ipynb")
+    return renamed / source.name
 
 
 @pytest.mark.browser
@@ -276,6 +303,20 @@ def test_class_names_are_text_whatever_they_are(browser, page_file, in_project):
         assert {answer(tab, photo)["label"] for photo in photos} == {SCRIPT, KOREAN}
         tab.locator(".sample").first.click()
         assert SCRIPT in tab.locator("#results li").first.text_content()
+
+
+@pytest.mark.browser
+def test_stranger_is_called_unknown(browser, page_file, in_project, photos):
+    classifier = Classifier(rename_classes(in_project, "novelty", {}))
+    path, _ = page.write_page("novelty")
+    with opened(browser, path) as tab:
+        tab.evaluate(READY)
+        largest = {path: classifier.probabilities(path).max() for path in photos[::4]}
+        unknown = {path: answer(tab, path)["unknown"] for path in largest}
+        assert unknown == {path: value < 0.9 for path, value in largest.items()} and len(set(unknown.values())) == 2
+        tab.locator("#choose").set_input_files([path for path, strange in unknown.items() if strange][0])
+        tab.locator("#results li").wait_for()
+        assert "unknown" in tab.locator("#results .badge").text_content()
 
 
 def test_page_without_what_runs_the_model_says_so(in_project, tmp_path, monkeypatch):
@@ -294,7 +335,7 @@ def test_end_of_a_run_says_how_to_write_the_page(embedded):
 def test_page_of_a_run_that_is_not_there(project):
     done = run_py(project, "page", "--name", "gone")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "checkpoints/gone/report.json has no comparison yet: run all four notebooks first" in done.stderr
+    assert "checkpoints/gone/report.json is not complete: run all four notebooks first" in done.stderr
 
 
 def test_page_of_a_run_without_its_notebooks_or_photos(in_project, tmp_path):
@@ -302,7 +343,7 @@ def test_page_of_a_run_without_its_notebooks_or_photos(in_project, tmp_path):
     shutil.copy(in_project / "checkpoints" / "report.json", in_project / "checkpoints" / "moved")
     with pytest.raises(InputError, match="no executed notebook of the run 'moved' in .*moved"):
         page.write_page("moved")
-    with pytest.raises(InputError, match="photos .* does not exist"):
+    with pytest.raises(InputError, match="photos are no longer in .*photos: say where they are, by --data DIR"):
         page.write_page("", str(tmp_path / "photos"))
 
 

@@ -13,14 +13,14 @@ from utils.intervals import share_interval
 from utils.predict import Classifier
 
 
-def unseen_answers(run: Path, kind: str, index: pd.DataFrame, classifier: Classifier) -> pd.DataFrame:
+def unseen_answers(run: Path, arch: str, kind: str, index: pd.DataFrame, classifier: Classifier) -> pd.DataFrame:
     """List what networks answer to the photos of `index` that they have not seen, the surest first.
 
     Out of fold where the folds' networks have answered as files of this `kind` (``onnx`` or ``int8``); otherwise what
     the deployed file says to the test part. Columns: path, class, group, answer, probability, right, out_of_fold.
     Raises InputError when the answers kept by onnx_quant.ipynb belong to another split or network.
     """
-    details, arch = classifier.details, classifier.details["arch"]
+    details = classifier.details
     made_from = {"split": sha256(run / "split.csv"), "model": sha256(run / f"fine_tuned_{arch}.pth")}
     logits = load_answers(run / f"out_of_fold_{arch}.npz", index["path"], **made_from).get(kind)
     if logits is not None:

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 from pathlib import Path
 
 from utils.config import ROOT, InputError, relative
@@ -31,17 +30,8 @@ def read_settings(path: Path) -> dict:
 
 def read_figure(path: Path, tag: str) -> str:
     """Return the figure of the cell with this tag, a PNG in base64; empty where there is none."""
-    return _output(path, tag, "image/png").replace("\n", "")
-
-
-def read_sentence(path: Path, tag: str) -> str:
-    """Return what the cell with this tag says, without Markdown's marks; empty where it says nothing."""
-    return re.sub(r"\*\*|\\(?=\W)", "", _output(path, tag, "text/markdown"))
-
-
-def _output(path: Path, tag: str, kind: str) -> str:
     outputs = [output.get("data", {}) for cell in _tagged(path, tag) for output in cell.get("outputs", [])]
-    return next(("".join(data[kind]) for data in outputs if kind in data), "")
+    return next(("".join(data["image/png"]).replace("\n", "") for data in outputs if "image/png" in data), "")
 
 
 def _tagged(path: Path, tag: str) -> list[dict]:

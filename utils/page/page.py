@@ -8,7 +8,7 @@ import jinja2
 import pandas as pd
 
 from utils import split
-from utils.config import CHECKPOINTS, ROOT, InputError, project_path, relative
+from utils.config import CHECKPOINTS, ROOT, InputError, project_path, relative, require
 from utils.files import whole_file
 from utils.page import answers, notebooks, sentences, tryout
 from utils.page.numbers import expert_tables
@@ -34,10 +34,11 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     """
     run, target = CHECKPOINTS / name, ROOT / "runs" / name / "page.html"
     report = read_report(run)
-    if "comparison" not in report:
-        raise InputError(f"{relative(run / 'report.json')} has no comparison yet: run all four notebooks first")
+    complete = {"train", "comparison"} <= set(report)
+    require(complete, f"{relative(run / 'report.json')} is not complete: run all four notebooks first")
     folder = notebooks.notebook_folder(name)
     photos = project_path(data or notebooks.read_settings(folder / "train.ipynb")["DATA"])
+    require(photos.is_dir(), f"the photos are no longer in {relative(photos)}: say where they are, by --data DIR")
     kind, deployed = deployed_file(run, report)
     classifier = Classifier(deployed)
     index = split.load_index(run / "split.csv", photos)
@@ -45,7 +46,6 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     content = {
         **evidence(run, report, kind, index, classifier),
         "figures": {tag: notebooks.read_figure(folder / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
-        "more_photos": notebooks.read_sentence(folder / "train.ipynb", "learning-curve"),
         "tried": deployed.name,
         "ships_tried": kind in ("onnx", report["comparison"]["verdict"]["ship"]),
     }
@@ -70,7 +70,7 @@ def deployed_file(run: Path, report: dict) -> tuple[str, Path]:
 
 def evidence(run: Path, report: dict, kind: str, index: pd.DataFrame, classifier: Classifier) -> dict:
     """Collect what the page says and shows, photos as data URIs."""
-    table = answers.unseen_answers(run, kind, index, classifier)
+    table = answers.unseen_answers(run, report["train"]["arch"], kind, index, classifier)
     rows = answers.class_rows(table, classifier.details["classes"])
     for row in rows[: SHOWN["classes"]]:
         row["photo"] = photo_uri(index.at[row["typical"], "photo"], TYPICAL) if "typical" in row else ""
@@ -92,7 +92,8 @@ def evidence(run: Path, report: dict, kind: str, index: pd.DataFrame, classifier
         "confusions": confusions,
         "mistakes": mistakes.to_dict("records"),
         "sizes": sizes,
-        "limits": sentences.limits(report, rows),
+        "limits": sentences.limits(report, rows, classifier.details),
+        "more_photos": sentences.more_photos(report["train"].get("learning_curve", {})),
         "numbers": expert_tables(report),
     }
 

@@ -2,6 +2,8 @@
 
 from utils.config import listing
 
+HARDLY = 0.01  # of macro-F1: a gain that nobody would notice
+
 
 def question(classes: list[str]) -> str:
     """Ask what the model answers."""
@@ -19,9 +21,9 @@ def verdict_sentence(report: dict, sizes: dict[str, str]) -> str:
         return f"Use the small file ({sizes[second]}): it was shown to be as good as the large one ({sizes[first]})."
     use = f"Use the {ship} file ({sizes[ship]})"
     if outcome == "not shown":
-        return f"{use}. The small one ({sizes[second]}) may be as good, but there are too few photos to show it."
+        return f"{use}. The small one ({sizes[second]}) may be as good, but these photos do not show it."
     if outcome == "do not ship":
-        return f"{use}. The small one ({sizes[second]}) was shown to be worse."
+        return f"{use}. The small one ({sizes[second]}) was shown to be worse or slower."
     return f"{use}. The small one ({sizes[second]}) was not shown to be as good."
 
 
@@ -30,9 +32,9 @@ def size_in_words(count: int) -> str:
     return f"{count / 1e6:.1f}\N{NO-BREAK SPACE}MB" if count >= 1e6 else f"{count / 1e3:.0f}\N{NO-BREAK SPACE}kB"
 
 
-def limits(report: dict, rows: list[dict]) -> list[str]:
-    """Say what the data cannot prove; `rows` are what `answers.class_rows` gives."""
-    dataset, novelty = report.get("dataset", {}), report.get("train", {}).get("novelty")
+def limits(report: dict, rows: list[dict], details: dict) -> list[str]:
+    """Say what the data cannot prove; `rows` are those of `answers.class_rows`, `details` what the model's file says."""
+    dataset, novelty = report.get("dataset", {}), report["train"].get("novelty")
     said = [
         "These numbers hold for photos like those it learned from. Another camera, light or background was not tried."
     ]
@@ -47,7 +49,7 @@ def limits(report: dict, rows: list[dict]) -> list[str]:
         f"Least is known about {fewest['name']}: there are {fewest['images']} photos of {fewest['groups']} different "
         f"objects or scenes, so of 100 it may get {fewest['low']} right or {fewest['high']}."
     )
-    if novelty:
+    if novelty and "novelty_above" in details:
         said.append(
             f"Shown something that is none of its classes, it says “unknown” {novelty['caught']:.0%} of the time, "
             "and otherwise names one of them."
@@ -73,6 +75,27 @@ def _files_left_out(dataset: dict) -> list[str]:
             f"{count(suspects, 'photo')} may lie in the wrong folder, which would count right answers as wrong."
         )
     return said
+
+
+def more_photos(curve: dict) -> list[str]:
+    """Say what more photos would bring, as far as the report's learning curve can tell; nothing where there is none."""
+    if not curve:
+        return []
+    smallest, each, doubled = (curve[f"gain_{name}"] for name in ("smallest", "each", "doubled"))
+    said = [
+        f"{count(smallest['images'], 'more photo')} of {curve['smallest']}: {_points(smallest)}.",
+        f"{count(each['images'], 'more photo')} of every class: {_points(each)}.",
+        f"Twice as many of every class: {_points(doubled)}.",
+    ]
+    if doubled["low"] > 0:
+        return [*said, "So more photos like these would help."]
+    if doubled["high"] < HARDLY:
+        return [*said, "So more photos like these would hardly help. Others might, of what it confuses."]
+    return [*said, "So more photos like these may help; that is not sure."]
+
+
+def _points(gain: dict[str, float]) -> str:
+    return f"about {100 * gain['gain']:+.1f} points ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
 
 
 def count(number: int, noun: str) -> str:
