@@ -33,7 +33,7 @@ def size_in_words(count: int) -> str:
 
 
 def limits(report: dict, rows: list[dict], details: dict) -> list[str]:
-    """Say what the data cannot prove; `rows` are those of `answers.class_rows`, `details` what the model's file says."""
+    """Say what the data cannot prove; `rows` are those of `answers.class_rows`, `details` what the file says."""
     dataset, novelty = report.get("dataset", {}), report["train"].get("novelty")
     said = [
         "These numbers hold for photos like those it learned from. Another camera, light or background was not tried."
