@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from datetime import date
 from pathlib import Path
 
 import jinja2
@@ -44,6 +45,8 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     index = split.load_index(run / "split.csv", photos)
     index["photo"] = [photos / path for path in index["path"]]
     content = {
+        "name": name,
+        "made": date.fromtimestamp((run / "report.json").stat().st_mtime).isoformat(),
         **evidence(run, report, kind, index, classifier),
         "figures": {tag: notebooks.read_figure(folder / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
         "tried": deployed.name,

@@ -2,6 +2,7 @@
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const DECODE = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };  // as Python reads
 const TOLERANCE = 1e-3;  // of a probability
+const READY = "Ready, and checked: it answers here as it did where it was made.";
 let session, Tensor;
 let last = Promise.resolve();  // one photo at a time
 const byId = (id) => document.getElementById(id);
@@ -107,7 +108,7 @@ function queue(blob) {
 window.classify = async (blob) => (await queue(blob)).found;
 window.ready = load();
 window.ready.then(
-  () => { byId("inputs").hidden = false; byId("state").textContent = "Ready."; },
+  () => { byId("inputs").hidden = false; byId("state").textContent = READY; },
   (error) => { byId("state").textContent = error.message; byId("state").className = "problem"; },
 );
 
@@ -139,7 +140,7 @@ function describe(item, found) {
   const bars = element("div", "", "bars");
   for (const place of order.slice(0, 3)) {
     const bar = Object.assign(document.createElement("meter"), { value: found.probabilities[place] });
-    bar.setAttribute("aria-label", page.classes[place]);
+    bar.setAttribute("aria-label", `probability of ${page.classes[place]}`);
     bars.append(element("bdi", page.classes[place]), bar, element("span", percent(found.probabilities[place])));
   }
   item.append(bars);
@@ -167,7 +168,7 @@ async function showAll(files) {
     byId("state").textContent = `Photo ${++done} of ${files.length} …`;
     await show(file, file.name);
   }
-  if (files.length) byId("state").textContent = "Ready.";
+  if (files.length) byId("state").textContent = READY;
 }
 
 for (const id of ["choose", "camera"]) {

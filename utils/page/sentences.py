@@ -19,7 +19,7 @@ def verdict_sentence(report: dict, sizes: dict[str, str]) -> str:
     ship, outcome = comparison["verdict"]["ship"], comparison["verdict"].get("outcome")
     if ship == second:
         return f"Use the small file ({sizes[second]}): it was shown to be as good as the large one ({sizes[first]})."
-    use = f"Use the {ship} file ({sizes[ship]})"
+    use = f"Use the larger file ({ship}, {sizes[ship]})"
     if outcome == "not shown":
         return f"{use}. The small one ({sizes[second]}) may be as good, but these photos do not show it."
     if outcome == "do not ship":
@@ -44,10 +44,11 @@ def limits(report: dict, rows: list[dict], details: dict) -> list[str]:
             "others of its kind."
         )
     asked = [row for row in rows if row["images"]]
-    fewest = min(asked, key=lambda row: row["groups"])
+    vague = max(asked, key=lambda row: row["high"] - row["low"])
     said.append(
-        f"Least is known about {fewest['name']}: there are {fewest['images']} photos of {fewest['groups']} different "
-        f"objects or scenes, so of 100 it may get {fewest['low']} right or {fewest['high']}."
+        f"Least is known about {vague['name']}: from {count(vague['images'], 'photo')} of "
+        f"{count(vague['groups'], 'object')} or scenes, all that can be said is that of 100 it gets {vague['low']} to "
+        f"{vague['high']} right."
     )
     if novelty and "novelty_above" in details:
         said.append(
