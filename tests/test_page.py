@@ -26,7 +26,7 @@ from utils.config import InputError
 from utils.cross_validation import save_answers
 from utils.files import sha256
 from utils.onnx_quant.onnx_file import write_metadata
-from utils.page import notebooks, page, runtime
+from utils.page import notebooks, page, results, runtime
 from utils.predict import Classifier
 from utils.session import open_session, read_metadata
 
@@ -57,7 +57,7 @@ def page_file(project, embedded, tmp_path_factory) -> Path:
 @pytest.fixture
 def in_project(project, embedded, monkeypatch):
     """Let this process write pages of the project's runs."""
-    monkeypatch.setattr(page, "CHECKPOINTS", project / "checkpoints")
+    monkeypatch.setattr(results, "CHECKPOINTS", project / "checkpoints")
     for module in (page, notebooks):
         monkeypatch.setattr(module, "ROOT", project)
     return project
@@ -90,7 +90,7 @@ def ready_tab(browser, page_file):
 
 def deployed(project: Path) -> Path:
     """Find the file that is in the page."""
-    return page.deployed_file(project / "checkpoints", read_report(project))[1]
+    return results.deployed_file(project / "checkpoints", read_report(project))[0]
 
 
 def answer(tab, path: Path) -> dict:
@@ -104,7 +104,7 @@ def test_opens_without_a_network_and_fits_the_screen(browser, page_file, project
         tab.evaluate(READY)
         assert tab.evaluate("document.documentElement.scrollWidth") <= WIDTHS[name]
         assert tab.locator("h1").text_content() == "Is it apple, cherry or tomato?"
-        about, low, high = map(int, re.findall(r"\d+", tab.locator("#verdict").text_content())[1:])
+        about, low, high = map(int, re.findall(r"\d+", tab.locator(".verdict h2").text_content())[1:])
         assert low <= about <= high and about > 70
         assert tab.locator("img").evaluate_all("images => images.every(image => image.alt && image.naturalWidth)")
         report = read_report(project)

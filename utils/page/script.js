@@ -1,11 +1,11 @@
 "use strict";
-const page = JSON.parse(document.getElementById("page-data").textContent);
+const byId = (id) => document.getElementById(id);
+const page = JSON.parse(byId("page-data").textContent);
 const DECODE = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };  // as Python reads
 const TOLERANCE = 1e-3;  // of a probability
 const READY = "Ready, and checked: it answers here as it did where it was made.";
 let session, Tensor;
 let last = Promise.resolve();  // one photo at a time
-const byId = (id) => document.getElementById(id);
 
 function fromBase64(text) {
   const letters = atob(text), bytes = new Uint8Array(letters.length);
@@ -19,21 +19,29 @@ async function sha256(bytes) {
 }
 
 async function unpack(id) {
-  const changed = new Error("This page was changed or damaged on its way, so the program in it cannot be trusted. Get the page again.");
+  let bytes;
   try {
     const packed = new Blob([fromBase64(byId(id).textContent)]).stream();
-    const bytes = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-    if (await sha256(bytes) === page.sha256[id]) return new Uint8Array(bytes);
+    bytes = new Uint8Array(await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
   } catch (error) {
     console.info(error);
   }
-  throw changed;
+  if (bytes && await sha256(bytes) === page.sha256[id]) return bytes;
+  throw new Error("This page was changed or damaged on its way, so the program in it cannot be trusted. Get the page again.");
+}
+
+function blobOf(uri) {
+  const [head, text] = uri.split(",");
+  return new Blob([fromBase64(text)], { type: head.slice(5, head.indexOf(";")) });
+}
+
+function newCanvas(width, height) {
+  return Object.assign(document.createElement("canvas"), { width, height });
 }
 
 // photo → upright RGB pixels on white; also what the page shows
 async function decode(blob) {
-  const bitmap = await createImageBitmap(blob, DECODE);
-  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+  const bitmap = await createImageBitmap(blob, DECODE), canvas = newCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -51,8 +59,7 @@ async function decode(blob) {
 
 async function answer({ canvas, rgb }) {
   const output = await session.run({ image: new Tensor("uint8", rgb, [1, canvas.height, canvas.width, 3]) });
-  const probabilities = Array.from(output.probabilities.data);
-  const sure = Math.max(...probabilities);
+  const probabilities = Array.from(output.probabilities.data), sure = Math.max(...probabilities);
   return {
     label: page.classes[probabilities.indexOf(sure)],
     probabilities,
@@ -71,31 +78,19 @@ async function load() {
   ort.env.wasm.numThreads = 1;  // threads need a server's headers
   session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   Tensor = ort.Tensor;
-  await selfTest();
-}
-
-async function selfTest() {
   const seen = await decode(blobOf(page.self_test.photo));
   if (await sha256(seen.rgb) !== page.self_test.pixels) {
     throw new Error("This browser alters the colors of photos before a page sees them, as protection against tracking does. Answers would be wrong. Allow this page to read images, or use another browser.");
   }
   const { probabilities } = await answer(seen);
-  if (probabilities.some((value, place) => Math.abs(value - page.self_test.probabilities[place]) > TOLERANCE)) {
+  if (probabilities.some((value, place) => !(Math.abs(value - page.self_test.probabilities[place]) <= TOLERANCE))) {
     throw new Error("In this browser the program does not give the answers that it should. Use another browser.");
   }
 }
 
-function blobOf(uri) {
-  const [head, text] = uri.split(",");
-  return new Blob([fromBase64(text)], { type: head.slice(5, head.indexOf(";")) });
-}
-
-// contract: blob → {label, probabilities, unsure, unknown, ms}
 async function look(blob) {
   await window.ready;
-  const start = performance.now();
-  const photo = await decode(blob);
-  const found = await answer(photo);
+  const start = performance.now(), photo = await decode(blob), found = await answer(photo);
   return { found: { ...found, ms: performance.now() - start }, canvas: photo.canvas };
 }
 
@@ -105,6 +100,7 @@ function queue(blob) {
   return result;
 }
 
+// for others: blob → {label, probabilities, unsure, unknown, ms}
 window.classify = async (blob) => (await queue(blob)).found;
 window.ready = load();
 window.ready.then(
@@ -122,8 +118,7 @@ function percent(value) {
 
 function thumbnail(canvas) {
   const scale = Math.min(1, 240 / Math.max(canvas.width, canvas.height));
-  const small = Object.assign(document.createElement("canvas"), {
-    width: Math.max(1, canvas.width * scale), height: Math.max(1, canvas.height * scale) });
+  const small = newCanvas(Math.max(1, canvas.width * scale), Math.max(1, canvas.height * scale));
   small.getContext("2d").drawImage(canvas, 0, 0, small.width, small.height);
   return small;
 }
@@ -131,11 +126,11 @@ function thumbnail(canvas) {
 function describe(item, found) {
   const title = element("p", "", "label");
   title.append(element("bdi", found.label));
-  if (found.unknown) title.append(element("span", "unknown", "badge doubt"));
-  else if (found.unsure) title.append(element("span", "unsure", "badge doubt"));
   item.append(title);
-  if (found.unknown) item.append(element("p", "It resembles no photo that it learned from; this class comes nearest."));
-  else if (found.unsure) item.append(element("p", "Too close to call: look for yourself."));
+  if (found.unknown || found.unsure) {
+    title.append(element("span", found.unknown ? "unknown" : "unsure", "badge doubt"));
+    item.append(element("p", found.unknown ? "It resembles no photo that it learned from; this class comes nearest." : "Too close to call: look for yourself."));
+  }
   const order = found.probabilities.map((_, place) => place).sort((a, b) => found.probabilities[b] - found.probabilities[a]);
   const bars = element("div", "", "bars");
   for (const place of order.slice(0, 3)) {
@@ -162,13 +157,11 @@ async function show(blob, name) {
 }
 
 async function showAll(files) {
-  if (byId("inputs").hidden) return;
-  let done = 0;
-  for (const file of files) {
-    byId("state").textContent = `Photo ${++done} of ${files.length} …`;
-    await show(file, file.name);
+  for (let done = 0; done < files.length && !byId("inputs").hidden; done++) {
+    byId("state").textContent = `Photo ${done + 1} of ${files.length} …`;
+    await show(files[done], files[done].name);
+    byId("state").textContent = READY;
   }
-  if (files.length) byId("state").textContent = READY;
 }
 
 for (const id of ["choose", "camera"]) {
