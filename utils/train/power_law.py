@@ -44,7 +44,7 @@ def forecast(curve: Curve, wanted: Sequence[float], spread: float) -> pd.DataFra
     errors, generator = curve.errors(), np.random.default_rng(SEED)
     law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
     chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
-    chosen[0] = law[:, 0].mean(axis=0)
+    chosen[0] = law[np.repeat(EXPONENTS > 0, len(curve.sizes) - 1), 0].mean(axis=0)  # to expect what the power law says
     gain = chosen[:, :1] - chosen[:, 1:]
     noise = spread * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
     gain[1:] += noise[1:] * np.sqrt(WIDER * (1 - curve.sizes[-1] / np.array(wanted)))
