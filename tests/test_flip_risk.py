@@ -47,19 +47,19 @@ def test_answer_flips_as_soon_as_the_noise_is_so_much_larger_and_to_the_class_th
 def test_the_loss_is_excluded_that_counting_304_images_cannot_exclude_and_the_promise_is_kept():
     generator = np.random.default_rng(0)
     labels, reference, logits = twins(generator, (60_000, 60_000, 24_000))
-    logits[:, 2] -= 0.03  # a bias against tomatoes, or the loss would be next to nothing
+    logits -= 0.03 * np.eye(3)[labels]  # against what is right, or gains would make up for losses
     loss = macro_f1(labels, reference.argmax(axis=1), 3) - macro_f1(labels, logits.argmax(axis=1), 3)
-    assert loss > 0.0002
+    assert loss > 0.001
     broken, shipped, counted = 0, 0, 0
-    for _ in range(40):
+    for _ in range(20):
         labels, reference, logits = twins(generator)
-        logits[:, 2] -= 0.03
+        logits -= 0.03 * np.eye(3)[labels]
         found = compare(labels, reference, logits)
         broken += found["macro_f1_loss"]["bound"] < loss
         counted += found["macro_f1_loss"]["counted"] <= 0.01
         shipped += verdict(found)["outcome"] == "ship"
     assert broken <= 1
-    assert shipped >= 30 and counted == 0
+    assert shipped >= 15 and counted == 0
 
 
 def test_shipping_on_an_estimate_says_what_it_rests_on():
