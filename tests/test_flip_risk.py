@@ -37,6 +37,7 @@ def test_answer_flips_as_soon_as_the_noise_is_so_much_larger_and_to_the_class_th
     flipped = reference.argmax(axis=1) != logits.argmax(axis=1)
     assert flipped.any() and (ratios[flipped] > 1).all() and (ratios[~flipped] <= 1).all()
     assert (rivals[flipped] == logits.argmax(axis=1)[flipped]).all()
+    assert (rivals != reference.argmax(axis=1)).all()
     near = (ratios > 0) & ~flipped
     for factor, flips in ((1.001, True), (0.999, False)):
         more = reference + (logits - reference) * (factor / np.maximum(ratios, 1e-9))[:, None]
