@@ -73,7 +73,7 @@ def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
     assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
 
 
-@pytest.mark.parametrize(("command", "package"), [("run", "nbclient"), ("lab", "jupyterlab"), ("test", "pytest")])
+@pytest.mark.parametrize(("command", "package"), [("run", "nbclient"), ("page", "jinja2"), ("lab", "jupyterlab"), ("test", "pytest")])
 def test_python_without_the_packages(project, tmp_path, command, package):
     venv.create(tmp_path / "bare", with_pip=False)
     python = tmp_path / "bare" / run.VENV_PYTHON.relative_to(run.VENV)
