@@ -1,5 +1,6 @@
 """The same work on a cluster: a scheduler and two workers, started by hand in folders of their own."""
 
+import argparse
 import os
 import re
 import signal
@@ -13,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import fill_folder
+from conftest import ROOT, fill_folder
 from test_folds import Folds
-from test_training import notebook_training
+from test_training import DETAILS, notebook_training
 
-from utils import progress
+import run
+from utils import checkpoint, progress
 from utils.config import InputError
 from utils.cross_validation import assign_folds, cross_validate
+from utils.files import sha256
 from utils.images import read_pictures, scan_folder
 from utils.model import ConvNet
 from utils.progress import spread, use_cluster
@@ -97,10 +100,10 @@ def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_d
 
         fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=2)
         oof = cross_validate(index, fold_of, fit, names["views"].predict, ConvNet(2))
-        weights = [value.numpy() for network in oof.networks for value in network["state"].values()]
+        checkpoint.save_folds(tmp_path / "folds.pth", oof.networks, "body", **DETAILS)
         good, refused = scan_folder(folder)
-        texts = [good.to_csv(), refused.to_csv(), str(oof.trained_on)]
-        return [*texts, read_pictures(folder, index), names["views"].features, oof.logits, oof.labels, *weights]
+        texts = [good.to_csv(), refused.to_csv(), str(oof.trained_on), sha256(tmp_path / "folds.pth")]
+        return [*texts, read_pictures(folder, index), names["views"].features, oof.logits, oof.labels]
 
     away = everything("cluster")
     assert (tmp_path / "cluster died").exists()
@@ -167,6 +170,19 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
         with worker, pytest.raises(InputError, match=sentence):
             use_cluster(head)
     use_cluster("")
+
+
+def test_the_readme_names_the_version_that_run_py_installs():
+    (requirement,) = run.further_requirements(argparse.Namespace(command="run", cluster="local"))
+    assert requirement in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert run.further_requirements(argparse.Namespace(command="run", cluster=None)) == []
+
+
+def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "cpu_info", lambda: {"name": "another"})
+    use_cluster(address)
+    use_cluster("")
+    assert re.search("Another kind of CPU: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
 
 
 def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):

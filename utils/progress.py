@@ -115,7 +115,7 @@ def _on_cluster(client: Client, function: Callable, items: list, name: str) -> I
                 start = starts.popleft()
                 sent = cloudpickle.dumps(items[start : start + size])
                 waiting.append(client.submit(operator.call, work, sent, pure=False))
-            yield from _result(client, waiting[0])
+            yield from cloudpickle.loads(_result(client, waiting[0]))
             waiting.popleft()
     except KilledWorker:
         raise InputError(
@@ -130,8 +130,8 @@ def _on_cluster(client: Client, function: Callable, items: list, name: str) -> I
             client.cancel(list(waiting))
 
 
-def _result(client: Client, future: Future) -> list:
-    """Wait for a task, as long as somebody may do it; → results of its items."""
+def _result(client: Client, future: Future) -> bytes:
+    """Wait for a task, as long as somebody may do it; → what it returns."""
     from distributed import wait
 
     while not future.done():
@@ -142,8 +142,11 @@ def _result(client: Client, future: Future) -> list:
     return future.result()
 
 
-def _work(function: Callable, threads: dict[str, int], sent: bytes) -> list:
-    """Do a task in a worker, alone, with the threads that there are where it comes from."""
+def _work(function: Callable, threads: dict[str, int], sent: bytes) -> bytes:
+    """Do a task in a worker, alone, with the threads that there are where it comes from; items and results in bytes.
+
+    Dask's own way would lose how a tensor lies in memory, and with it a file's last bits.
+    """
     import cloudpickle
     from threadpoolctl import threadpool_limits
 
@@ -153,7 +156,7 @@ def _work(function: Callable, threads: dict[str, int], sent: bytes) -> list:
             import torch
 
             torch.set_num_threads(threads["torch"])
-        return [function(item) for item in cloudpickle.loads(sent)]
+        return cloudpickle.dumps([function(item) for item in cloudpickle.loads(sent)])
 
 
 def _threads() -> dict[str, int]:
