@@ -1,6 +1,5 @@
 """The same work on a cluster: a scheduler and two workers, started by hand in folders of their own."""
 
-import argparse
 import os
 import re
 import signal
@@ -173,9 +172,9 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
 
 
 def test_the_readme_names_the_version_that_run_py_installs():
-    (requirement,) = run.further_requirements(argparse.Namespace(command="run", cluster="local"))
+    (requirement,) = run.dependency_group("cluster")
     assert requirement in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert run.further_requirements(argparse.Namespace(command="run", cluster=None)) == []
+    assert requirement in run.dependency_group("test")
 
 
 def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
