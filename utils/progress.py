@@ -27,8 +27,9 @@ AHEAD = 3  # tasks that a worker has or waits for
 REPEATS = 2  # of a task whose worker died
 PATIENCE = 300  # seconds without any worker, in the middle
 CONNECT, FIRST_WORKER = 10, 30  # seconds to wait for the scheduler, for a worker
-RUNNING = ["python", "dask", "distributed", "cloudpickle"]  # these are to be the same in the scheduler,
-COMPUTING = ["numpy", "scipy", "scikit-learn", "pandas", "pillow", "torch", "torchvision", "onnx", "onnxruntime"]
+RUNNING = ["python", "dask", "distributed", "cloudpickle"]  # one version of these everywhere, and of those in workers
+COMPUTING = ["numpy", "scipy", "scikit-learn", "pandas", "pillow", "pillow-heif", "torch", "torchvision", "timm"]
+COMPUTING += ["onnx", "onnxruntime"]
 FORGET = "import sys\n[sys.modules.pop(name) for name in list(sys.modules) if name.partition('.')[0] == 'utils']\n"
 
 _client: Client | None = None
