@@ -168,7 +168,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
         worker = started(tmp_path / "one", *WORKER, "--no-nanny", head, PYTHONPATH=str(other.parent))
         with worker, pytest.raises(InputError, match=sentence):
             use_cluster(head)
-    use_cluster("")
+    assert list(spread(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
 
 
 def test_the_readme_names_the_version_that_run_py_installs():

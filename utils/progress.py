@@ -54,15 +54,20 @@ def use_cluster(address: str) -> None:
         raise InputError(f"CLUSTER {address!r} needs Dask: pip install distributed, the same on all machines") from None
     try:
         if address == "local":
-            _client = Client(n_workers=THREADS, threads_per_worker=1, dashboard_address=None)
+            client = Client(n_workers=THREADS, threads_per_worker=1, dashboard_address=None)
         else:
-            _client = Client(address, timeout=CONNECT)
+            client = Client(address, timeout=CONNECT)
     except (OSError, ValueError) as error:
         raise InputError(
             f"CLUSTER {address!r}: no Dask scheduler answers there ({error}). Start `dask scheduler`, which prints its "
             'address, such as "tcp://head:8786"; "local" needs none, and "" works without'
         ) from None
-    _ready_workers(_client)
+    try:
+        _ready_workers(client)
+    except BaseException:
+        client.close()
+        raise
+    _client = client
 
 
 def spread(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
