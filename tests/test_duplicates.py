@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from utils.eda import duplicates
 from utils.eda.copies import describe_copies
@@ -120,6 +120,18 @@ def test_pair_scores_count_pairs():
     assert pair_scores(pd.Series([1, 1, 1, 1]), truth) == (0.5, 1.0)
 
 
+def scene(generator: np.random.Generator) -> Image.Image:
+    """Shapes on a plain ground: unlike soft colors, something that a network of photos can tell apart."""
+    image = Image.new("RGB", (128, 128), tuple(generator.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        color, sides = tuple(generator.integers(0, 256, 3).tolist()), int(generator.integers(3, 9))
+        (left, top), (width, height) = generator.integers(0, 100, 2).tolist(), generator.integers(10, 80, 2).tolist()
+        pen.ellipse((left, top, left + width, top + height), fill=color)
+        pen.regular_polygon((top, left, 10 + height / 3), sides, fill=color[::-1])
+    return image
+
+
 @pytest.fixture(scope="module")
 def altered(tmp_path_factory):
     """Ten objects in each of two classes, and a twin of each: mirrored and brighter, under a random name.
@@ -131,8 +143,8 @@ def altered(tmp_path_factory):
     for name in ("사과", "cherry"):
         (folder / name).mkdir()
         for number in range(10):
-            image = draw(generator)
-            twin = ImageEnhance.Brightness(ImageOps.mirror(image)).enhance(1.25)
+            image = scene(generator)
+            twin = ImageEnhance.Brightness(ImageOps.mirror(image)).enhance(1.1)
             for file, picture in ((f"{number}.jpg", image), (f"{generator.integers(2**40):x}.jpg", twin)):
                 picture.save(folder / name / file, quality=85)
                 objects[f"{name}/{file}"] = f"{name}{number}"
