@@ -3,8 +3,9 @@
 Each photo gets three copies under random names, as annotation services make them: mirrored, cropped, turned,
 brightened, compressed, three of these five. Printed for grouping by colors alone, by features alone, and by both, as in
 EDA.ipynb: recall and precision of the pairs of images that are grouped, and the pairs on two sides of the split. Then
-the same for the photos as they are; there, PATTERN says which of them show one object (see GROUPS in EDA.ipynb), and
-without it each photo is taken for an object of its own. Photos that were copies before count as mistakes.
+the same for the photos as they are. There, PATTERN says which of them show one object, as GROUPS does in EDA.ipynb
+("class": all of a class do); without it, each photo is taken for an object of its own. Photos that were copies of each
+other before count as mistakes.
 """
 
 import argparse
@@ -92,7 +93,8 @@ def main() -> None:
         index, _ = scan_folder(Path(target))
         print_rows("with three copies of each", Path(target), index, index["path"].map(shown))
     index, _ = scan_folder(source)
-    print_rows("as they are", source, index, name_groups(index["path"], given.groups))
+    truth = index["class"] if given.groups == "class" else name_groups(index["path"], given.groups)
+    print_rows("as they are", source, index, truth)
 
 
 if __name__ == "__main__":

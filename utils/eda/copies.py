@@ -12,13 +12,12 @@ from torchvision.transforms import v2
 
 from utils.config import SEED
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
+from utils.eda.looks import BATCH_SIZE, SAMPLE
 from utils.features import extract_features
 from utils.model import build_model
 
 NETWORK = "efficientnet_lite0"  # whatever ARCH is: the split must not depend on which network is trained
 PIXELS = 128  # finds copies as well as 224 do, in a third of the time
-BATCH_SIZE = 250  # images whose distances to all others are in memory at a time
-SAMPLE = 4000  # images whose nearest one of another class is searched
 ALTERED = 128  # images that are altered, twice
 QUANTILE = 0.95  # of altered copies that are to be found
 DEVIATIONS = 4  # robust standard deviations below the median: nearer to another class than chance explains

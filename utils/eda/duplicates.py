@@ -12,9 +12,8 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 from sklearn.utils import gen_batches
 
 from utils.eda.copies import Copies
-from utils.eda.looks import Looks
+from utils.eda.looks import BATCH_SIZE, Looks
 
-BATCH_SIZE = 250  # images whose distances to all others are in memory at a time
 MAX_CHAIN = 5000  # images in a chain that average linkage takes apart; a longer chain is one group
 LARGE_GROUP = 200  # images in a group whose pairs are not listed
 
