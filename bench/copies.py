@@ -3,9 +3,9 @@
 Each photo gets three copies under random names, as annotation services make them: mirrored, cropped, turned,
 brightened, compressed, three of these five. Printed for grouping by colors alone, by features alone, and by both, as in
 EDA.ipynb: recall and precision of the pairs of images that are grouped, and the pairs on two sides of the split. Then
-the same for the photos as they are. There, PATTERN says which of them show one object, as GROUPS does in EDA.ipynb
-("class": all of a class do); without it, each photo is taken for an object of its own. Photos that were copies of each
-other before count as mistakes.
+the same for the photos as they are. PATTERN says which photos show one object, as GROUPS does in EDA.ipynb ("class":
+all of a class do); without it, each is taken for an object of its own, and photos that were copies of each other before
+count as mistakes.
 """
 
 import argparse
@@ -61,8 +61,13 @@ def make_copies(source: Path, target: Path) -> pd.Series:
                 alter(image, way, generator).save(path, quality=25 if way == "compressed" else 85)
             else:
                 shutil.copy(photo, path)
-            shown[path.relative_to(target).as_posix()] = str(photo)
+            shown[path.relative_to(target).as_posix()] = photo.relative_to(source).as_posix()
     return pd.Series(shown)
+
+
+def objects(paths: pd.Series, pattern: str) -> pd.Series:
+    """Say which object each photo shows."""
+    return paths.str.partition("/")[0] if pattern == "class" else name_groups(paths, pattern)
 
 
 def print_rows(title: str, folder: Path, index: pd.DataFrame, truth: pd.Series) -> None:
@@ -91,10 +96,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as target:
         shown = make_copies(source, Path(target))
         index, _ = scan_folder(Path(target))
-        print_rows("with three copies of each", Path(target), index, index["path"].map(shown))
+        print_rows("with three copies of each", Path(target), index, objects(index["path"].map(shown), given.groups))
     index, _ = scan_folder(source)
-    truth = index["class"] if given.groups == "class" else name_groups(index["path"], given.groups)
-    print_rows("as they are", source, index, truth)
+    print_rows("as they are", source, index, objects(index["path"], given.groups))
 
 
 if __name__ == "__main__":
