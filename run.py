@@ -1,8 +1,10 @@
-"""Set up, run the four notebooks, open them in JupyterLab, or test. Needs Python 3.11 or newer and nothing else.
+"""Set up, run the four notebooks, write a page of them, open JupyterLab, or test. Needs Python 3.11 and nothing else.
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
+python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
+python run.py page --name mine                    one HTML file of a run to share: what was found, and the model to try
 python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
 """
@@ -14,6 +16,7 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
-NEEDED = {"run": "nbclient", "lab": "jupyterlab", "test": "pytest"}
+NEEDED = {"run": "nbclient", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -44,9 +47,12 @@ def main() -> int:
     # torch's threads sleep while they wait: where others work too, spinning makes them ten times as slow
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = parse_arguments()
-    settings = read_settings(arguments) if arguments.command == "run" else {}
+    settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
     if not arguments.no_venv:
-        set_up(test_requirements() if arguments.command == "test" else [])
+        groups = ["test"] * (arguments.command == "test") + ["cluster"] * bool(arguments.cluster)
+        set_up([requirement for group in groups for requirement in dependency_group(group)])
+        if arguments.command in ("page", "test") and not shutil.which("npm"):
+            set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
     if not find_spec(needed := NEEDED[arguments.command]):
         sys.exit(
@@ -59,6 +65,8 @@ def main() -> int:
         return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
+    if arguments.command == "page":
+        return write_page(settings)
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
 
 
@@ -102,10 +110,11 @@ def end_together(parent: int | None) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", choices=["run", "lab", "test"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "page", "lab", "test"], default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: conv_net (default), efficientnet_lite0, ...")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
@@ -136,6 +145,8 @@ def read_settings(arguments: argparse.Namespace) -> dict:
         settings["NAME"] = name
     if arguments.arch:
         settings["ARCH"] = arguments.arch
+    if arguments.cluster:
+        settings["CLUSTER"] = arguments.cluster
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")
@@ -167,11 +178,11 @@ def known_settings(notebook: dict) -> list[str]:
     return [statement.targets[0].id for statement in tree.body if isinstance(statement, ast.Assign)]
 
 
-def test_requirements() -> list[str]:
-    """Read what only the tests need from pyproject.toml."""
+def dependency_group(name: str) -> list[str]:
+    """Read what only the tests, the page or a cluster need from pyproject.toml."""
     import tomllib  # here, since an older Python does not have it
 
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["test"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
 
 
 def set_up(extra: list[str]) -> None:
@@ -194,6 +205,16 @@ def set_up(extra: list[str]) -> None:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
         sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes several GB: make room and run this again")
+
+
+def set_up_npm() -> None:
+    """Add npm, which fetches what lets a browser run the model; where it cannot be had, the page goes without."""
+    try:
+        set_up(dependency_group("page"))
+    except SystemExit as error:
+        if not isinstance(error.code, str):  # a signal, not a failed installation
+            raise
+        print(error)
 
 
 def read_mark(mark: Path) -> dict:
@@ -243,6 +264,8 @@ def run_notebooks(settings: dict, folder: Path) -> int:
     print_result(report)
     plots = "the notebooks" if folder == ROOT else folder.relative_to(ROOT)
     print(f"Plots: {plots}   models, report.json and MODEL_CARD.md: {results.relative_to(ROOT)}")
+    name = f' --name "{settings["NAME"]}"' if settings.get("NAME") else ""
+    print(f"One page to share, with the model to try: python run.py page{name}")
     return 0
 
 
@@ -363,6 +386,23 @@ def print_result(report: dict) -> None:
             f"Caution: the images of {some(series)} look like views of one object, which is both trained on and "
             "tested. These scores prove little about other objects."
         )
+
+
+def write_page(settings: dict) -> int:
+    """Write a run's page, and say where it is and what it lacks; → exit code."""
+    from utils.config import InputError
+    from utils.page.page import write_page
+
+    try:
+        page, missing = write_page(settings.get("NAME", ""), settings.get("DATA", ""))
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    size = page.stat().st_size / 1e6
+    print(f"{page.relative_to(ROOT)} ({size:.1f} MB): opens with a double click, and needs no network")
+    if missing:
+        print(f"The model cannot be tried in it: {missing}")
+    return 0
 
 
 def run_tests() -> int:

@@ -2,7 +2,7 @@
 
 Every notebook runs in a fresh process tree, as with run.py, and all of them twice: first into an empty
 checkpoints/bench, then with what they remember there and a warm disk cache. Their plots are in runs/bench. Memory is
-the tree's largest sum of resident sets, sampled ten times a second, in which pages that processes share count once
+the tree's largest sum of resident sets, sampled twice a second, in which pages that processes share count once
 where the system tells (Linux).
 """
 
@@ -57,7 +57,7 @@ def measure(command: list[str]) -> tuple[float, int]:
     process = subprocess.Popen(command, cwd=run.ROOT)
     while process.poll() is None:
         peak = max(peak, resident(psutil.Process(process.pid)))
-        time.sleep(0.1)
+        time.sleep(0.5)  # a look takes a tenth of a second of one core
     if process.returncode:
         sys.exit(f"{command[-1]} failed")
     return time.perf_counter() - started, peak

@@ -94,6 +94,17 @@ def embedded(project: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network, prepared for quantization, in a folder with a Hangul name."""
     from nets import residual_net

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import CHROMIUM, copy_project
-from playwright.sync_api import Browser, Page, sync_playwright
+from conftest import copy_project
+from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 SMALL = {
@@ -88,14 +88,6 @@ def address(home: Path, server: subprocess.Popen) -> str:
     time.sleep(1)
     running = json.loads(next(home.glob("jpserver-*.json")).read_text(encoding="utf-8"))
     return f"{running['url']}lab/workspaces/{{0}}/tree/{{0}}.ipynb?token={running['token']}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("name", SMALL)

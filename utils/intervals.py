@@ -1,7 +1,7 @@
 """Intervals: how sure a score or a difference of two scores is."""
 
 import numpy as np
-from scipy.stats import binomtest, gamma
+from scipy.stats import binomtest, gamma, norm, t
 
 from utils.config import SEED
 from utils.metrics import confusion, macro_f1, weighted_macro_f1
@@ -15,6 +15,26 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
         return 0.0, 1.0
     interval = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of images (N,) that are hits, where images of one group are alike.
+
+    Wilson's formula for as many trials as the groups make up for: the effective sample size of a cluster sample, by the
+    linearized variance of a ratio, lessened by the t quantile of few groups (Korn and Graubard 1998, Survey Methodology
+    24:193). Without any spread the groups themselves are the trials.
+    """
+    share, names = hits.mean(), np.unique(groups, return_inverse=True)[1]
+    trials, sizes = len(np.unique(names)), np.bincount(names)
+    if 0 < share < 1 and trials > 1:
+        residuals = np.bincount(names, hits) - share * sizes
+        variance = trials / (trials - 1) * np.square(residuals).sum() / len(hits) ** 2
+        spread = min(share * (1 - share) / variance, len(hits)) if variance else len(hits)
+        trials = spread * (norm.ppf(0.975) / t.ppf(0.975, trials - 1)) ** 2
+    square = norm.ppf(0.975) ** 2
+    center = (share + square / (2 * trials)) / (1 + square / trials)
+    half = np.sqrt(square * (share * (1 - share) / trials + square / (4 * trials**2))) / (1 + square / trials)
+    return float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
 def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What only the page to share needs."""
