@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import fill_folder
+from ipywidgets import Dropdown
 
 from utils.config import InputError
 from utils.eda.corrections import apply_corrections, save_decision, write_suspects
@@ -151,6 +152,15 @@ def test_a_click_is_saved_beside_what_a_person_wrote(scanned):
     assert written[:2] == before.splitlines()[:2]
     assert written[2].startswith("cherry/000.jpg;") and ";cherry;outlier" in written[2] and len(written) == 3
     assert "2 images decided" in status.value
+
+
+def test_many_classes_are_a_menu(scanned):
+    run, data, index, _ = scanned
+    view = show_suspects(run, data, index.assign(action="", note=""), ["cherry", *"abcdefgh", "사과"])
+    menu = view.children[1].children[0].children[-1]
+    assert isinstance(menu, Dropdown) and menu.value is None
+    menu.value = "사과"
+    assert "cherry/000.jpg" in (run / "corrections.csv").read_text(encoding="utf-8")
 
 
 def test_a_click_while_the_file_is_being_edited_says_that_it_is_not_saved(scanned):
