@@ -8,6 +8,7 @@ import torch
 from nets import CLASSES, PREPROCESSING, to_int8
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from utils.cross_validation import fold_numbers
 from utils.datasets import evaluation_transform
@@ -128,7 +129,7 @@ def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepare
     """In INT8, the features come in another order and are rounded."""
     transform = evaluation_transform(PREPROCESSING)
     images = torch.stack([transform(read_image(photo)) for photo in photos])
-    features = extract_features(conv_net, [(images, None)])
+    features = extract_features(conv_net, DataLoader(TensorDataset(images), batch_size=64))
     detector = novelty.fit_detector(features, np.arange(24) % 3)
     expected, source = detector.distances(features), conv_net_file
     if kind == "int8":
@@ -147,7 +148,7 @@ def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepare
 def test_pictures_of_nothing_are_shown_beside_what_they_take_after(conv_net):
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     images = nn.functional.avg_pool2d(images, 15, stride=1, padding=7)  # blurred, so that tiles have edges
-    features = extract_features(conv_net, [(images, None)])
+    features = extract_features(conv_net, DataLoader(TensorDataset(images), batch_size=64))
     shown = strangers.show_made_up(conv_net, novelty.fit_detector(features, np.arange(12) % 3), images)
     assert (shown.groupby(["left_out", "stranger"]).size() == 12).all() and shown["left_out"].nunique() == 3
     scores = strangers.compare_measures(shown[shown["left_out"] == "noise"])
