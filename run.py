@@ -2,6 +2,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
+python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
 python run.py page --name mine                    one HTML file of a run to share: what was found, and the model to try
 python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
@@ -48,7 +49,8 @@ def main() -> int:
     arguments = parse_arguments()
     settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
     if not arguments.no_venv:
-        set_up(dependency_group("test") if arguments.command == "test" else [])
+        groups = ["test"] * (arguments.command == "test") + ["cluster"] * bool(arguments.cluster)
+        set_up([requirement for group in groups for requirement in dependency_group(group)])
         if arguments.command in ("page", "test") and not shutil.which("npm"):
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
@@ -112,6 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: conv_net (default), efficientnet_lite0, ...")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
@@ -142,6 +145,8 @@ def read_settings(arguments: argparse.Namespace) -> dict:
         settings["NAME"] = name
     if arguments.arch:
         settings["ARCH"] = arguments.arch
+    if arguments.cluster:
+        settings["CLUSTER"] = arguments.cluster
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")
@@ -174,7 +179,7 @@ def known_settings(notebook: dict) -> list[str]:
 
 
 def dependency_group(name: str) -> list[str]:
-    """Read what only the tests, or only the page, need from pyproject.toml."""
+    """Read what only the tests, the page or a cluster need from pyproject.toml."""
     import tomllib  # here, since an older Python does not have it
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]

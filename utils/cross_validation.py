@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from utils.config import SEED, InputError, relative
 from utils.files import likely_cause, whole_file
 from utils.model import classifier_names
-from utils.progress import progress
+from utils.progress import spread
 
 FOLDS = 5
 
@@ -96,13 +96,18 @@ def cross_validate(
     parts = [
         (repeat, *masks) for repeat in range(len(fold_of)) for masks in fold_parts(index["class"], fold_of[repeat])
     ]
-    for repeat, is_test, is_valid in progress(parts, "folds"):
-        train = index[~is_test & ~is_valid]
-        model = fit(train, index[is_valid])
-        logits[repeat, is_test], labels[is_test] = predict(model, index[is_test])
-        trained_on.append(len(train) / len(index))
+
+    def answer(part: tuple) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Tensor]]:
+        repeat, is_test, is_valid = part
+        model = fit(index[~is_test & ~is_valid], index[is_valid])
+        return predict(model, index[is_test]), _own_weights(model, shipped) if repeat == 0 else {}
+
+    answers = spread(answer, parts, "folds")
+    for (repeat, is_test, is_valid), (answered, state) in zip(parts, answers, strict=True):
+        logits[repeat, is_test], labels[is_test] = answered
+        trained_on.append((~is_test & ~is_valid).mean())
         if repeat == 0:
-            networks.append({"files": list(index["path"][is_test]), "state": _own_weights(model, shipped)})
+            networks.append({"files": list(index["path"][is_test]), "state": state})
     return OutOfFold(logits, labels, networks, float(np.mean(trained_on)))
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from utils.config import SEED
+from utils.files import check_copy
 from utils.images import read_image
 
 PREPARED_BYTES = 256_000_000  # of images that datasets may keep in memory as prepared: some 5,000 of 64 × 64 pixels
@@ -39,6 +40,13 @@ def to_pixels(image: Tensor, preprocessing: dict) -> np.ndarray:
     return (image * std + mean).clip(0, 1).permute(1, 2, 0).numpy()
 
 
+class Prepared(dict):
+    """Images in memory as they were prepared. They stay in the process: a worker of a cluster starts with none."""
+
+    def __reduce__(self) -> tuple:
+        return Prepared, ()
+
+
 class Augmentation(NamedTuple):
     """A random transform, the classes whose images it is for, and the seed that it is drawn from."""
 
@@ -52,8 +60,8 @@ class ImageDataset(Dataset):
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
     drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
-    every fold. `index` holds the images' rows of the table. Datasets with the same transforms may share a dict,
-    `prepared`, in which images stay once they were asked for, up to 256 MB of them.
+    every fold. `index` holds the images' rows of the table. Datasets with the same transforms may share the images that
+    are `prepared`, which stay there once they were asked for, up to 256 MB of them.
     """
 
     def __init__(
@@ -63,12 +71,13 @@ class ImageDataset(Dataset):
         classes: Sequence[str],
         transform: Callable,
         augmentation: Augmentation | None = None,
-        prepared: dict | None = None,
+        prepared: Prepared | None = None,
     ):
         self.prepared = prepared
         self.index = index
         self.folder = folder
         self.paths = [folder / path for path in index["path"]]
+        self.hashes = dict(zip(self.paths, index["sha256"], strict=True)) if "sha256" in index else {}
         self.labels = [list(classes).index(name) for name in index["class"]]
         self.transform = transform
         self.augmentation = augmentation or Augmentation(transform, classes=())
@@ -92,6 +101,8 @@ class ImageDataset(Dataset):
 
     def _prepare(self, path: Path, epoch: int | None) -> Tensor:
         """Read an image and prepare it, or vary it as this epoch demands."""
+        if self.hashes:
+            check_copy(path, self.hashes[path])
         image = read_image(path)
         if epoch is None:
             return self.transform(image)

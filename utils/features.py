@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from utils.files import whole_file
 from utils.model import DEVICE, LARGE_NETWORK, classifier_names, few_threads_if_small
+from utils.progress import spread
 
 
 class _Body(nn.Module):
@@ -36,16 +37,23 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
     """
     folder = cache / fingerprint(model) if cache else None
     stored = _find_rows(folder)
-    keys, known, computed, run = [], set(stored), {}, None
-    for images, _ in loader:
+    dataset, known, run = loader.dataset, set(stored), None
+
+    def rows_of(batch: list[int]) -> tuple[list[str], dict[str, np.ndarray]]:
+        nonlocal run
+        images = torch.stack([dataset[position][0] for position in batch])
         batch_keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
         missing = {key: position for position, key in enumerate(batch_keys) if key not in known}
-        if missing:
-            run = run or _compile(model, images)  # only now: an export takes seconds
-            with few_threads_if_small(model):
-                computed.update(zip(missing, run(images[list(missing.values())]), strict=True))
+        if not missing:
+            return batch_keys, {}
+        run = run or _compile(model, images)  # only now: an export takes seconds
+        with few_threads_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
+            return batch_keys, dict(zip(missing, run(images[list(missing.values())]), strict=True))
+
+    keys, computed = [], {}
+    for batch_keys, batch_rows in spread(rows_of, loader.batch_sampler, "features"):
         keys += batch_keys
-        known.update(batch_keys)
+        computed.update(batch_rows)
     if computed and folder:
         _write_rows(folder, computed)
     rows = computed | _read_rows({key: stored[key] for key in keys if key not in computed})

@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.config import THREADS, InputError, listing, relative
-from utils.files import likely_cause, sha256
+from utils.files import check_copy, file_size, likely_cause, sha256
 
 if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
@@ -39,12 +39,10 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     import pandas as pd
 
-    from utils.progress import progress
+    from utils.progress import spread
 
-    files = list_images(folder)
-    with ThreadPoolExecutor(THREADS) as pool:
-        rows = pool.map(lambda item: _describe(folder, class_name=item[0], path=item[1]), files)
-        table = pd.DataFrame(progress(rows, "decode", len(files)), columns=COLUMNS)
+    files = [(name, path, file_size(path)) for name, path in list_images(folder)]
+    table = pd.DataFrame(spread(partial(_describe, folder), files, "decode", THREADS), columns=COLUMNS)
     table = table.sort_values("path", ignore_index=True)
     readable = table["reason"] == ""
     good = table[readable].drop(columns="reason").reset_index(drop=True)
@@ -82,17 +80,20 @@ def read_image(path: Path) -> Image.Image:
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
     """Read small square copies of all images of the index: uint8 (N, size, size, 3), 12 kB each at 64 pixels."""
-    from utils.progress import progress
-
-    def shrink(path: str) -> np.ndarray:
-        return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
+    from utils.progress import spread
 
     pictures = np.empty((len(index), size, size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(THREADS) as pool:
-        shrunk = pool.map(shrink, index["path"])
-        for position, picture in enumerate(progress(shrunk, "read", len(index))):
-            pictures[position] = picture
+    files = zip(index["path"], index["sha256"], strict=True)
+    for position, picture in enumerate(spread(partial(_shrink, folder, size), files, "read", THREADS)):
+        pictures[position] = picture
     return pictures
+
+
+def _shrink(folder: Path, size: int, file: tuple[str, str]) -> np.ndarray:
+    """Read an image, given by path and sha256, as a square."""
+    path, digest = file
+    check_copy(folder / path, digest)
+    return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -106,8 +107,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _describe(folder: Path, class_name: str, path: Path) -> tuple:
-    """Make a row of the table, COLUMNS."""
+def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
+    """Make a row of the table, COLUMNS, of a file, given by class, path and bytes."""
+    class_name, path, size = file
+    check_copy(path, size)
     name = path.relative_to(folder).as_posix()
     try:
         picture = read_image(path)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from utils.intervals import macro_f1_difference_interval, mcnemar_p, paired_interval, wilson_interval
+from utils.compare_models.flip_risk import Changes, changes, estimate_loss, flip_ratios
+from utils.intervals import flip_effects, macro_f1_difference_interval, mcnemar_p, paired_interval, wilson_interval
 from utils.metrics import expected_calibration_error, macro_f1
 
 
@@ -14,8 +15,8 @@ def compare_answers(index: pd.DataFrame, reference: np.ndarray, logits: np.ndarr
     """Compare two models' logits (N, C) on the images of `index` (columns class, group), as the report has it.
 
     → images, agreement and its interval, flips, exact McNemar p, macro-F1 of both, their paired difference with its
-    interval by group, recall differences per class, expected calibration error of both. Images that a model has not
-    answered (nan) do not count.
+    interval by group, the loss that is excluded (`excluded_loss`), recall differences per class, expected calibration
+    error of both. Images that a model has not answered (nan) do not count.
     """
     answered = ~np.isnan(reference + logits).any(axis=1)
     index, reference, logits = index[answered], reference[answered], logits[answered]
@@ -25,6 +26,7 @@ def compare_answers(index: pd.DataFrame, reference: np.ndarray, logits: np.ndarr
     fixed = int(((first != labels) & (second == labels)).sum())
     broken = int(((first == labels) & (second != labels)).sum())
     scores = [macro_f1(labels, answers, len(classes)) for answers in (first, second)]
+    interval = macro_f1_difference_interval(labels, first, second, len(classes), groups)
     recall = recall_differences(labels, first, second, len(classes), groups)
     return {
         "images": len(labels),
@@ -34,10 +36,22 @@ def compare_answers(index: pd.DataFrame, reference: np.ndarray, logits: np.ndarr
         "mcnemar_p": mcnemar_p(fixed, broken),
         "macro_f1": scores,
         "macro_f1_delta": scores[1] - scores[0],
-        "macro_f1_delta_ci95": macro_f1_difference_interval(labels, first, second, len(classes), groups),
+        "macro_f1_delta_ci95": interval,
+        "macro_f1_loss": excluded_loss(labels, changes(reference, logits, groups), scores[0] - scores[1], -interval[0]),
         "recall_delta": dict(zip(classes, recall.tolist(), strict=True)),
         "ece": [expected_calibration_error(softmax(outputs, axis=1), labels) for outputs in (reference, logits)],
     }
+
+
+def excluded_loss(labels: np.ndarray, changed: Changes, seen: float, counted: float) -> dict[str, float]:
+    """Say which loss of macro-F1 is excluded (97.5 %), when `seen` was lost and counting flips excludes `counted`.
+
+    → counted, which holds whatever the noise of other images may be; bound, which margins and noise estimate where that
+    is less, though never below what was seen. The verdict goes by the bound.
+    """
+    effects, largest = flip_effects(labels, changed.answers, flip_ratios(changed)[1], changed.margins.shape[1])
+    estimate = estimate_loss(changed, np.maximum(-effects, 0), largest)
+    return {"bound": float(min(counted, max(seen, estimate))), "counted": float(counted)}
 
 
 def recall_differences(

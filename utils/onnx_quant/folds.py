@@ -1,9 +1,9 @@
 """The whole chain in folds: what fp32 and INT8 answer to images that their network has not been trained on."""
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from utils.model import classifier_names
 from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.onnx_file import set_constants
-from utils.progress import progress
+from utils.progress import spread
 from utils.session import open_session
 
 
@@ -44,32 +44,40 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     ``onnx`` and ``int8``, nan where no network answered.
     """
     images, answers = chain.calibration_set, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for network in progress(networks, "folds"):
-            held_out = images.index["path"].isin(network["files"]).to_numpy()
-            known = np.flatnonzero(~held_out)
-            files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
-            same_ranges = _write_float(network["state"], chain, files["onnx"])
-            prepare(files["onnx"], files["prepared"])
-            shown = images.part(known[spread_evenly(len(known), calibration)])
-            shown = shown if same_ranges else CalibrationSet(files["prepared"], shown.image_set, shown.index)
-            chain.quantize(files["prepared"], shown, files["int8"])
-            for name, logits in _answer(files, images.image_set(images.index[held_out])).items():
-                every_logit = answers.setdefault(name, np.full((len(images), logits.shape[1]), np.nan))
-                every_logit[held_out] = logits
+    answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
+    for network, fold_answers in zip(networks, spread(answer, networks, "folds"), strict=True):
+        held_out = images.index["path"].isin(network["files"]).to_numpy()
+        for name, logits in fold_answers.items():
+            every_logit = answers.setdefault(name, np.full((len(images), logits.shape[1]), np.nan))
+            every_logit[held_out] = logits
     return answers
 
 
+def _answer_fold(chain: Chain, float_file: bytes, calibration: int, network: dict) -> dict[str, np.ndarray]:
+    """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images."""
+    images = chain.calibration_set
+    held_out = images.index["path"].isin(network["files"]).to_numpy()
+    known = np.flatnonzero(~held_out)
+    shown = known[spread_evenly(len(known), calibration)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
+        files["onnx"].write_bytes(float_file)
+        ranges = images.ranges.of(shown) if _write_float(network["state"], chain, files["onnx"]) else None
+        prepare(files["onnx"], files["prepared"])
+        shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
+        chain.quantize(files["prepared"], shown_set, files["int8"])
+        return _answer(files, images.image_set(images.index[held_out]))
+
+
 def _write_float(state: dict, chain: Chain, target: Path) -> bool:
-    """Write a fold's network as ONNX; → whether its activations, up to the logits, are those of the shipped one."""
+    """Turn the shipped network's file into a fold's; → whether its activations, up to the logits, stay the same."""
     model = copy.deepcopy(chain.model)
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
     if set(state) != set(classifier_names(model)):
         chain.export(model, target)
         return False
-    shutil.copy(chain.float_path, target)  # only the last layer differs
-    set_constants(target, {name: value.numpy() for name, value in state.items()})
+    set_constants(target, {name: value.numpy() for name, value in state.items()})  # only the last layer differs
     return onnx.load(target).graph.node[-1].op_type == "Gemm"  # whose output stays in float, and needs no range
 
 
