@@ -68,7 +68,8 @@ def limits(report: dict, rows: list[dict], knows_strangers: bool) -> list[str]:
 
 def _files_left_out(dataset: dict) -> list[str]:
     said = []
-    if refused := len(dataset.get("refused", [])):
+    dropped = dataset.get("corrections", {}).get("dropped", 0)  # listed as refused, too
+    if refused := len(dataset.get("refused", [])) - dropped:
         said.append(f"{count(refused, 'file')} could not be read and had no part in this.")
     if skipped := dataset.get("skipped"):
         said.append(f"{count(sum(skipped.values()), 'file')} of other kinds ({listing(skipped)}) had no part in this.")
