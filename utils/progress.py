@@ -21,7 +21,7 @@ from utils.config import ROOT, THREADS, InputError, cpu_info, listing, require
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-TASK = 64  # items, at most: enough work to keep the scheduler at leisure
+TASK = 256  # items, at most: the scheduler takes some ms for each task
 TASKS = 16  # for each worker, at least: a slow one then delays little
 AHEAD = 3  # tasks that a worker has or waits for
 REPEATS = 2  # of a task whose worker died
