@@ -68,9 +68,9 @@ def out_of_fold(images: Images, folds: int, validate: bool, seed: int) -> float:
     return images.score(answers)
 
 
-def read_images() -> tuple[str, Images]:
-    """Read a run's images; → a caption, and them."""
-    arch, run, data = parse_options(__doc__)
+def read_images(documentation: str) -> tuple[str, Images]:
+    """Read the images of the run that the command line names; → a caption, and them."""
+    arch, run, data = parse_options(documentation)
     index = load_index(run / "split.csv", data)
     index["group"] = separable_groups(index)
     model, preprocessing = build_model(arch)
@@ -81,7 +81,7 @@ def read_images() -> tuple[str, Images]:
 
 def main() -> None:
     """Print, for each way to cut folds, how far its score is from the truth."""
-    (caption, images), generator, rows = read_images(), np.random.default_rng(SEED), []
+    (caption, images), generator, rows = read_images(__doc__), np.random.default_rng(SEED), []
     for draw in range(DRAWS):
         half = halve(images.index, generator)
         someones, train = images.take(half == 0), np.zeros(len(half), dtype=bool)

@@ -1,4 +1,6 @@
-"""Measure how often the 95 % intervals of macro-F1 and of its paired difference hold: python -m bench.intervals [SETS].
+"""Measure how often 95 % intervals hold the truth: python -m bench.intervals [SETS].
+
+Of macro-F1, of its paired difference, and of accuracy.
 
 Test sets are drawn from a classifier whose macro-F1 is known: groups of images per class, with answers that are alike
 within a group (concentration 0.5) or nearly independent (50). The plain bootstrap by group stands beside it. For the
@@ -11,7 +13,13 @@ import sys
 import numpy as np
 from tqdm import trange
 
-from utils.intervals import macro_f1_difference_interval, macro_f1_interval, resample_weights
+from utils.intervals import (
+    macro_f1_difference_interval,
+    macro_f1_interval,
+    resample_weights,
+    share_interval,
+    wilson_interval,
+)
 from utils.metrics import macro_f1, weighted_macro_f1
 
 CLASSES = 3
@@ -111,7 +119,25 @@ def paired(sets: int) -> None:
             print(f"{name:26}{alike:7.1f}{flips:7.1f}{-truth:11.4f}{plain:11.1%}{ours:30.1%}", flush=True)
 
 
+def shares(sets: int) -> None:
+    """Print coverage of the interval of accuracy, beside Wilson's, which takes all images for independent."""
+    print(f"\n{'':26}{'accuracy':>9}{'alike':>7}{'Wilson':>10}{'share_interval':>16}")
+    for name, design in DESIGNS.items():
+        for accuracy, concentration in CLASSIFIERS:
+            rates = accuracy * np.eye(CLASSES) + (1 - accuracy) * ERRORS
+            generator = np.random.default_rng(0)
+            covered = []
+            for _ in range(sets):
+                labels, predictions, groups = draw(rates, design, concentration, generator)
+                hits = predictions == labels
+                found = np.array([wilson_interval(hits.sum(), len(hits)), share_interval(hits, groups)])
+                covered.append((found[:, 0] <= accuracy) & (accuracy <= found[:, 1]))
+            plain, ours = np.mean(covered, axis=0)
+            print(f"{name:26}{accuracy:9.2f}{'yes' if concentration < 1 else 'no':>7}{plain:10.1%}{ours:16.1%}")
+
+
 if __name__ == "__main__":
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     single(number)
     paired(number)
+    shares(number)

@@ -84,6 +84,16 @@ def test_too_little_to_compare_candidates_still_gives_a_layer(case):
     assert case == "all rows equal" or (answers.argmax(1) == labels).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_of_two_objects_a_class_give_a_layer(seed):
+    """Trained on one object, discriminants are so sure of another that logits go below those of absent classes."""
+    generator = np.random.default_rng(seed)
+    groups, labels = np.repeat(np.arange(6), 8), np.repeat(np.arange(3), 16)
+    rows = generator.normal(size=(6, 30))[groups] + 1e-3 * generator.normal(size=(48, 30))
+    answers = logits(fit_layer(rows, labels, groups, 4).layer, rows)
+    assert np.isfinite(answers).all() and (answers.argmax(1) == labels).all()
+
+
 def test_versions_of_an_image_do_not_make_it_sure():
     """Labels without meaning, each row four times: candidates that had seen a version would be sure of it."""
     generator = np.random.default_rng(0)

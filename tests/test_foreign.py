@@ -53,7 +53,7 @@ def test_other_peoples_models_get_a_table_a_verdict_and_a_card(project, settings
     assert set(report["pairs"]) == {"in these files", "in these files, test part"}
     assert {row["model"] for row in report["robustness"]} == {"float", "small"}
     assert report["verdict"]["ship"] == "float"
-    assert "macro-F1 in these files (22 images), where 0.01 is allowed" in report["verdict"]["reason"]
+    assert "macro-F1 in these files (22 images) is excluded, where 0.01 is allowed" in report["verdict"]["reason"]
     card = (project / "checkpoints" / "foreign" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "# float: images in folders" in card
 

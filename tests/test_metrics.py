@@ -12,6 +12,7 @@ from utils.intervals import (
     macro_f1_interval,
     mcnemar_p,
     resample_weights,
+    share_interval,
     wilson_interval,
 )
 from utils.metrics import confusion, macro_f1
@@ -39,6 +40,16 @@ def test_wilson_interval_equals_its_formula():
         center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
         half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
         assert wilson_interval(hits, total) == pytest.approx((center - half, center + half), abs=1e-9)
+
+
+def test_share_of_single_images_has_wilsons_interval_and_alike_ones_a_wider_one():
+    hits = np.repeat([True, False], [270, 30])
+    single = share_interval(hits, np.arange(300))
+    assert single == pytest.approx(wilson_interval(270, 300), abs=0.002)
+    low, high = share_interval(hits, np.arange(300) // 10)  # 27 objects all right, 3 all wrong
+    assert low < single[0] - 0.05 and high > single[1] + 0.02
+    assert share_interval(np.full(80, True), np.arange(80) // 8) == pytest.approx(wilson_interval(10, 10))
+    assert share_interval(hits, np.zeros(300))[0] < 0.3, "one object proves little"
 
 
 def test_nothing_seen_says_nothing():

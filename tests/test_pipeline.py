@@ -57,7 +57,7 @@ def test_report_has_what_others_rely_on(project, result):
     keys = {
         "dataset": "images classes refused groups random_split_leaks leaks separability minority split",
         "train": "arch best_epoch valid_macro_f1 test_macro_f1 test_macro_f1_ci95 oof_macro_f1 oof_macro_f1_ci95 "
-        "per_class seconds",
+        "per_class learning_curve novelty seconds",
         "quantization": "parity_max_abs_diff cpu recipe candidates leak_delta",
         "comparison": "models agreement flips mcnemar_p macro_f1_delta_ci95 verdict machine",
     }
@@ -68,6 +68,18 @@ def test_report_has_what_others_rely_on(project, result):
     for model in report["comparison"]["models"].values():
         assert model["ci95"][0] <= model["macro_f1"] <= model["ci95"][1]
         assert model["latency_ms"]["1"]["p50"] <= model["latency_ms"]["1"]["p99"]
+
+
+def test_deployed_file_has_novelty_where_it_was_shown_to_work(project, result):
+    report, folder = read_report(project, "mine"), project / "checkpoints" / "mine"
+    novelty = report["train"]["novelty"]
+    assert {"auroc", "caught", "kept", "threshold"} <= set(novelty)
+    (deployed,) = folder.glob("*_int8_deploy.onnx")
+    outputs = [value.name for value in onnx.load(deployed).graph.output]
+    has_it = novelty["works"] and report["quantization"]["deploy"]["unknown_agreement"] >= 0.99
+    assert outputs == ["probabilities", *(["novelty"] if has_it else [])]
+    checkpoint = torch.load(folder / "fine_tuned_conv_net.pth", weights_only=True)
+    assert checkpoint.get("novelty_above") == (novelty["threshold"] if novelty["works"] else None)
 
 
 def test_checkpoint_can_be_opened_by_anyone(project, result):

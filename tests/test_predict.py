@@ -5,13 +5,19 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
+import onnx.utils
 import pytest
 from conftest import ROOT
 from nets import residual_net
 from PIL import Image
 
-from utils.onnx_quant.deploy import write_deployable
+from utils.datasets import evaluation_transform
+from utils.images import read_image
+from utils.onnx_quant.deploy import write_checked, write_deployable
 from utils.onnx_quant.onnx_file import write_metadata
+from utils.session import run_model
+from utils.train.novelty import fit_detector
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["사과", "cherry", "tomato"]
@@ -39,6 +45,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+def extract_body(source, target):
+    """Cut a network off before its last layer."""
+    onnx.utils.extract_model(source, target, ["input"], ["f"], check_model=False)
+    return target
+
+
 def predict(folder, *names, **environment):
     command = [sys.executable, "-c", BARE, *[str(folder / name) for name in names]]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | environment
@@ -61,6 +73,41 @@ def test_says_when_it_is_not_sure(folder, tmp_path, threshold, unsure):
     write_deployable(tmp_path / "net.onnx", tmp_path / "net_deploy.onnx", PREPROCESSING)
     done = predict(folder, tmp_path / "net_deploy.onnx", "0.png")
     assert done.returncode == 0 and done.stdout.strip().endswith("unsure") == unsure
+
+
+@pytest.fixture(scope="module")
+def detector_model(folder, tmp_path_factory):
+    """Write a model that knows photos 0 to 2 of `folder`, and calls unknown what is farther than `novelty_above`."""
+    target = tmp_path_factory.mktemp("novelty")
+    transform = evaluation_transform(PREPROCESSING)
+    body = extract_body(folder / "net.onnx", target / "body.onnx")
+    images = np.stack([transform(read_image(folder / f"{number}.png")).numpy() for number in range(3)])
+    features = run_model(body, np.concatenate([images, images[:, :, ::-1]]))
+    detector = fit_detector(features, np.arange(6) % 3)
+
+    def write(novelty_above: float, abstain_below: float = 0.0):
+        source = residual_net(target / "net.onnx")
+        details = {"classes": CLASSES, "preprocessing": PREPROCESSING, "novelty": detector.tensors()}
+        details.update(novelty_above=novelty_above, abstain_below=abstain_below)
+        write_metadata(source, **details)
+        write_checked(source, target / "net_deploy.onnx", details, [folder / "0.png"], [0])
+        return target / "net_deploy.onnx"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("novelty_above", "abstain_below", "doubt"),
+    [(1e6, 0.0, []), (1e6, 1.01, ["unsure"]), (0.0, 0.0, ["unknown"]), (0.0, 1.01, ["unknown"])],
+)
+def test_says_that_a_photo_is_of_nothing_it_knows_and_what_it_is_nearest_to(
+    folder, detector_model, novelty_above, abstain_below, doubt
+):
+    done = predict(folder, detector_model(novelty_above, abstain_below), "0.png", "1.png")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[3:] for line in lines] == [doubt, doubt]
+    assert all(line[1] in CLASSES and line[2].endswith("%") for line in lines)
 
 
 def test_both_files_agree(folder):

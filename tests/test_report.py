@@ -90,6 +90,28 @@ def test_card_shows_any_class_name_as_it_is(run, name):
     assert f"3.0% of {as_it_is}'s recall" in shown
 
 
+NOVELTY = {"auroc": 0.95, "auroc_ci95": [0.93, 0.97], "caught": 0.75, "kept": 0.94, "works": True}
+
+
+@pytest.mark.parametrize(
+    ("deployed", "works", "sentence"),
+    [
+        (
+            True,
+            True,
+            "may be called `unknown`: a class kept from training is told with an AUROC of 0.95 (0.93 to 0.97)",
+        ),
+        (False, True, "is given one of these classes too: .* INT8 does not keep that"),
+        (False, False, "is given one of these classes too: .* too little, or not sure"),
+    ],
+)
+def test_card_says_what_becomes_of_a_photo_of_something_else(run, deployed, works, sentence):
+    assert "A photo of anything else" not in card(run)[1]
+    extend_report(run, "train", {"novelty": NOVELTY | {"works": works}})
+    update_report(run, "quantization", {"deploy": {"novelty": deployed}})
+    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), card(run)[1])
+
+
 def test_card_says_what_the_report_says(run):
     text = card(run)[1]
     report = read_report(run)["comparison"]

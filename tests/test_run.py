@@ -73,7 +73,9 @@ def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
     assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
 
 
-@pytest.mark.parametrize(("command", "package"), [("run", "nbclient"), ("lab", "jupyterlab"), ("test", "pytest")])
+@pytest.mark.parametrize(
+    ("command", "package"), [("run", "nbclient"), ("page", "jinja2"), ("lab", "jupyterlab"), ("test", "pytest")]
+)
 def test_python_without_the_packages(project, tmp_path, command, package):
     venv.create(tmp_path / "bare", with_pip=False)
     python = tmp_path / "bare" / run.VENV_PYTHON.relative_to(run.VENV)
@@ -118,6 +120,14 @@ def test_interrupted_set_up_is_mended(small_set_up):
     run.LOCK.write_text("# nothing\n")
     run.set_up([])
     assert run.VENV_PYTHON.exists() and (run.VENV / "installed.json").exists()
+
+
+def test_page_goes_without_npm_where_it_cannot_be_installed(small_set_up, monkeypatch, capsys):
+    run.set_up([])
+    monkeypatch.setattr(run, "dependency_group", lambda name: ["./no-such-wheel-1.0-py3-none-any.whl"])
+    run.set_up_npm()
+    assert "run.py: the installation failed" in capsys.readouterr().out
+    assert run.VENV_PYTHON.exists() and "lock" in run.read_mark(run.VENV / "installed.json")
 
 
 def test_an_older_python_is_told_that_it_is_too_old():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.files import whole_file
-from utils.model import DEVICE, LARGE_NETWORK, classifier_names, few_threads_if_small
+from utils.model import DEVICE, classifier_names, is_small, one_thread_if_small
 from utils.progress import spread
 
 
@@ -47,7 +47,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         if not missing:
             return batch_keys, {}
         run = run or _compile(model, images)  # only now: an export takes seconds
-        with few_threads_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
+        with one_thread_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
             return batch_keys, dict(zip(missing, run(images[list(missing.values())]), strict=True))
 
     keys, computed = [], {}
@@ -73,7 +73,7 @@ def fingerprint(model: nn.Module) -> str:
 def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
     """Ready a network for many images: as it is, or exported where that pays."""
     body = _Body(model).eval()
-    if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
+    if DEVICE.type != "cpu" or is_small(model):
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
 

@@ -101,12 +101,17 @@ def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
     return copied
 
 
+def is_small(model: nn.Module) -> bool:
+    """Tell whether a network is too small for threads or an export to pay."""
+    return sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK
+
+
 @contextmanager
-def few_threads_if_small(model: nn.Module) -> Iterator[None]:
-    """Compute small networks on two threads at most: as fast, and few wait for another on a busy machine."""
+def one_thread_if_small(model: nn.Module) -> Iterator[None]:
+    """Compute small networks on one thread: as fast, and with the same bits on any number of cores."""
     before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
-        torch.set_num_threads(min(2, before))
+    if is_small(model):
+        torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -119,7 +124,7 @@ def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     model.eval()
     device = next(model.parameters()).device  # a network from a file is on the CPU
     all_logits, all_labels = [], []
-    with few_threads_if_small(model):
+    with one_thread_if_small(model):
         for images, labels in loader:
             all_logits.append(model(images.to(device)).cpu().numpy())
             all_labels.append(labels.numpy())

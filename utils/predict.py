@@ -17,7 +17,7 @@ USAGE = "usage: python -m utils.predict MODEL_int8_deploy.onnx PHOTO ..."
 
 
 class Classifier:
-    """A deployed model: photo file → probability of each class."""
+    """A deployed model: photo file → probability of each class, and how far it is from all of them."""
 
     def __init__(self, path: Path):
         self.session = open_session(path)
@@ -30,17 +30,31 @@ class Classifier:
             )
         self.size = expected.shape[2], expected.shape[1]  # names where any size will do
 
-    def probabilities(self, photo: Path) -> np.ndarray:
-        """Give a photo's probability of each class (C,); raises InputError when it cannot be read."""
+    def outputs(self, photo: Path) -> dict[str, np.ndarray]:
+        """Ask about a photo: `probabilities` (C,), and `novelty` () where the file has it.
+
+        Raises InputError when the photo cannot be read.
+        """
         image = read_image(photo)
         if all(isinstance(side, int) for side in self.size):
             method = Image.Resampling[self.details["preprocessing"]["interpolation"].upper()]
             image = image.resize(self.size, method)
-        return self.session.run(None, {"image": np.asarray(image)[None]})[0][0]
+        values = self.session.run(None, {"image": np.asarray(image)[None]})
+        return {output.name: value[0] for output, value in zip(self.session.get_outputs(), values, strict=True)}
+
+    def probabilities(self, photo: Path) -> np.ndarray:
+        """Give a photo's probability of each class (C,)."""
+        return self.outputs(photo)["probabilities"]
+
+    def doubt(self, outputs: dict[str, np.ndarray]) -> str:
+        """Say "unknown" of a photo that resembles no class, "unsure" of one that may be several, else nothing."""
+        if outputs.get("novelty", 0) > self.details.get("novelty_above", np.inf):
+            return "unknown"
+        return "unsure" if outputs["probabilities"].max() < self.details.get("abstain_below", 0) else ""
 
 
 def main(arguments: list[str]) -> int:
-    """Print the most probable class of each photo, its probability, and whether that is less than it takes to be sure.
+    """Print of each photo the most probable class, its probability, and what there is to doubt, separated by tabs.
 
     Returns 1 if any file could not be read.
     """
@@ -54,10 +68,10 @@ def main(arguments: list[str]) -> int:
         classifier = Classifier(Path(arguments[0]))
         for name in arguments[1:]:
             try:
-                probabilities = classifier.probabilities(Path(name))
-                best = classifier.details["classes"][probabilities.argmax()]
-                unsure = "\tunsure" if probabilities.max() < classifier.details.get("abstain_below", 0) else ""
-                print(f"{name}\t{best}\t{probabilities.max():.1%}{unsure}", flush=True)
+                outputs = classifier.outputs(Path(name))
+                best = classifier.details["classes"][outputs["probabilities"].argmax()]
+                columns = [name, best, f"{outputs['probabilities'].max():.1%}", classifier.doubt(outputs)]
+                print("\t".join(filter(None, columns)), flush=True)
             except InputError as error:
                 print(error, file=sys.stderr)
                 failed = True

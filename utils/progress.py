@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from utils import files
@@ -99,8 +100,13 @@ def progress(items: Iterable, name: str, total: int | None = None) -> tqdm:
 
 
 def _in_threads(function: Callable, items: list, threads: int) -> Iterator:
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(function, items)
+    """Compute with one thread an item; whoever stops waits for the items at hand, and for no others."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with threadpool_limits(limits=1):  # around all: a limit that one thread lifts is lifted for the others
+            yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _on_cluster(client: Client, function: Callable, items: list, name: str) -> Iterator:

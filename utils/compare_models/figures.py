@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
+from utils.compare_models.flip_risk import Changes, flip_ratios
 from utils.plots import COLORS, MODEL_COLORS
 
 OTHER_MODELS = COLORS[3:7]
@@ -27,19 +28,22 @@ def caption(name: str, logits: dict[str, np.ndarray], classes: Sequence[str]) ->
     return "\n".join([name, *answers])
 
 
-def flips(margin: np.ndarray, flipped: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Draw how sure the float model was, as a histogram of margins (N,), and a line for each flipped answer.
-
-    The margin is the distance of the two largest probabilities.
-    """
+def flips(changed: Changes, ax: Axes | None = None) -> Axes:
+    """Draw, for each image and the class it is nearest to flip to, the margin and how much of it INT8 used up."""
     ax = ax or plt.gca()
-    ax.hist(margin, bins=np.linspace(0, 1, 41), color=MODEL_COLORS["onnx"], alpha=0.6, log=True)
-    ax.vlines(margin[flipped], 0, 1, transform=ax.get_xaxis_transform(), color=MODEL_COLORS["int8"], lw=1)
+    rows, (_, rivals) = np.arange(len(changed.answers)), flip_ratios(changed)
+    margins, moves = changed.margins[rows, rivals], changed.moves[rows, rivals]
+    flipped = changed.answers != changed.flipped_to
+    high = 1.5 * max(margins.max(), moves.max())
+    low = high / 1e4
+    margins, moves = np.maximum(margins, low), np.maximum(moves, low)  # what moved away from all lies at the bottom
+    for chosen, name, size in ((~flipped, "onnx", 8), (flipped, "int8", 40)):
+        ax.scatter(margins[chosen], moves[chosen], size, MODEL_COLORS[name], alpha=0.6, lw=0)
+    ax.plot([low, high], [low, high], color="black", lw=1)
     label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
-    corner = {"transform": ax.transAxes, "ha": "right", "va": "top", "bbox": LABEL_BOX}
-    ax.text(0.98, 0.97, label, color=MODEL_COLORS["int8"], weight="bold", **corner)
-    ax.set(xlim=(0, 1), ylim=(0.7, None), ylabel="images")
-    ax.set_xlabel("margin: largest probability − second largest, of the float model")
+    ax.text(0.02, 0.97, f"above the line: {label}", transform=ax.transAxes, va="top", bbox=LABEL_BOX)
+    ax.set(xscale="log", yscale="log", ylim=(low * 0.8, high), xlim=(margins.min() * 0.8, high))
+    ax.set(xlabel="margin of the float model's answer, in logits", ylabel="INT8's move\ntowards another")
     return ax
 
 

@@ -34,13 +34,15 @@ def flip_ratios(changed: Changes) -> tuple[np.ndarray, np.ndarray]:
     """Say how near each answer came to a flip.
 
     → the part (N,) of the margin to another class that the move has used up, above 1 where the answer flipped; and the
-    class (N,) that it flipped to, or would flip to first if the same move were longer.
+    class (N,) that it flipped to, would flip to first if the same move were longer, or is nearest to without a move.
     """
     zero = np.zeros_like(changed.margins, dtype=float)
     ratios = np.divide(changed.moves, changed.margins, out=zero, where=changed.margins > 0)
     largest, flipped = ratios.max(axis=1), changed.answers != changed.flipped_to
-    largest = np.where(flipped, np.maximum(largest, np.nextafter(1, 2)), np.minimum(largest, 1))
-    return largest, np.where(flipped, changed.flipped_to, ratios.argmax(axis=1))
+    own = changed.answers[:, None] == np.arange(ratios.shape[1])
+    nearest = np.where(own, np.inf, changed.margins).argmin(axis=1)  # for an answer that moved away from every other
+    rivals = np.where(flipped, changed.flipped_to, np.where(largest > 0, ratios.argmax(axis=1), nearest))
+    return np.where(flipped, np.maximum(largest, np.nextafter(1, 2)), np.minimum(largest, 1)), rivals
 
 
 def estimate_loss(changed: Changes, losses: np.ndarray, largest: float) -> float:

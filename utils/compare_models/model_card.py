@@ -136,5 +136,22 @@ def _limits(report: dict) -> str:
     if series:
         names = escape_markdown(listing(series))
         caution = f"Training and test images of {names} show the same object: the scores say little about others."
+    strangers = _strangers(report.get("train", {}).get("novelty"), report.get("quantization", {}).get("deploy", {}))
     runtimes = describe_runtimes(report["comparison"].get("runtimes", []))
-    return f"## Limitations\n\n{caution} {runtimes} Times are those of {machine['name']}, {machine['threads']} threads."
+    times = f"Times are those of {machine['name']}, {machine['threads']} threads."
+    return f"## Limitations\n\n{caution} {strangers} {runtimes} {times}"
+
+
+def _strangers(novelty: dict | None, deployed: dict) -> str:
+    """Say what becomes of a photo that shows none of the classes."""
+    if not novelty:
+        return ""
+    low, high = novelty["auroc_ci95"]
+    told = f"a class kept from training is told with an AUROC of {novelty['auroc']:.2f} ({low:.2f} to {high:.2f})"
+    if not deployed.get("novelty"):
+        reason = "INT8 does not keep that" if novelty["works"] else "too little, or not sure"
+        return f"A photo of anything else is given one of these classes too: {told}, {reason}."
+    return (
+        f"A photo of anything else may be called `unknown`: {told}, and {novelty['caught']:.0%} of it is caught. "
+        f"Of the test photos, {novelty['kept']:.0%} are not called so."
+    )

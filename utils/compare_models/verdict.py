@@ -122,11 +122,12 @@ def _more_images(rule: Rule, judged: dict[str, dict]) -> int:
 
 def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float], judged: dict[str, dict]) -> float | None:
     """Find the smallest margin with which the second model ships; None if something else keeps it back."""
-    if size >= 1 or ratio[1] > NOT_SLOWER or _recall_losses(rule._replace(margin=1), judged)[1]:
+    all_allowed = rule._replace(margin=1)  # which leaves what a minority may lose unseen
+    if size >= 1 or ratio[1] > NOT_SLOWER or _recall_losses(all_allowed, judged)[1]:
         return None
     losses = [pair["macro_f1_loss"]["bound"] for pair in judged.values()]
     seen = [-pair["recall_delta"][name][0] for pair in judged.values() for name in rule.minority]
-    return _round_up(max(*losses, *seen))
+    return _round_up(max(losses + seen))
 
 
 def _macro_f1_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list[str]]:

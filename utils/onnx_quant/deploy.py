@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import compose, parser
+from onnx import ModelProto, compose, parser
 
 from utils.config import InputError
 from utils.files import whole_file
+from utils.onnx_quant.novelty_output import add_novelty
 from utils.predict import Classifier
 
 SAME_ANSWERS = 0.995  # of the photos, at least, for a resize inside the graph to be as good as Pillow's
@@ -49,12 +50,16 @@ def write_checked(
     """Write a deployable file that takes photos of any size, or, should its answers differ, of one size alone.
 
     `expected` (N,) are the answers of `source` to `photos` (N,) as the training's preprocessing prepares them. Returns
-    whether any size will do, and the share of photos with the same answer.
+    whether any size will do, and the share of photos with the same answer. A checkpoint whose `details` have a
+    `novelty` gives the file its second output.
     """
+    model = onnx.load(source)
+    if "novelty" in details:
+        model = add_novelty(model, details["novelty"])
     for any_size in (True, False):
         if any_size and details["preprocessing"]["interpolation"] not in RESIZE:
             continue
-        write_deployable(source, target, details["preprocessing"], details.get("temperature", 1.0), any_size)
+        write_deployable(model, target, details["preprocessing"], details.get("temperature", 1.0), any_size)
         agreement = float((deployed_answers(target, photos) == expected).mean())
         if agreement >= SAME_ANSWERS:
             break
@@ -62,16 +67,17 @@ def write_checked(
 
 
 def write_deployable(
-    source: Path, target: Path, preprocessing: dict, temperature: float = 1.0, any_size: bool = True
+    source: Path | ModelProto, target: Path, preprocessing: dict, temperature: float = 1.0, any_size: bool = True
 ) -> None:
     """Put the preprocessing before a model and softmax behind it, both in float, outside what is quantized.
 
     The file maps `image` uint8 (batch, height, width, 3) to `probabilities` float32 (batch, classes): softmax of the
     logits over `temperature` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow does, otherwise
-    it takes the training's size alone. The metadata of `source` stay. Raises InputError for an interpolation that ONNX
-    has no equal of.
+    it takes the training's size alone. Metadata and further outputs of `source` stay. Raises InputError for an
+    interpolation that ONNX has no equal of.
     """
-    model = onnx.load(source)
+    model = ModelProto()
+    model.CopyFrom(onnx.load(source) if isinstance(source, Path) else source)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     del model.metadata_props[:]  # merging would take them for a conflict
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
@@ -80,6 +86,7 @@ def write_deployable(
     after = parser.parse_model(ANSWER.format(ir_version=model.ir_version, opset=opset, temperature=float(temperature)))
     whole = compose.merge_models(before, model, io_map=[("image_prepared", model.graph.input[0].name)])
     whole = compose.merge_models(whole, after, io_map=[(model.graph.output[0].name, "logits")])
+    whole.graph.output.sort(key=lambda value: value.name != "probabilities")
     onnx.helper.set_model_props(whole, metadata)
     onnx.checker.check_model(whole, full_check=True)
     with whole_file(target) as temporary:

@@ -27,11 +27,12 @@ def set_constants(path: Path, values: dict[str, np.ndarray]) -> None:
 def write_metadata(path: Path, **metadata) -> None:
     """Store values as JSON in the ONNX file's ``metadata_props``, where any reader shows them, and check the file.
 
-    What only the exporter needs is dropped first: among it are paths of this machine.
+    What only the exporter needs is dropped first: among it are paths of this machine. A checkpoint's `novelty` is no
+    text but an output: see `add_novelty`.
     """
     model = onnx.load(path)
     strip(model)
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items() if name != "novelty"}
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)

@@ -137,9 +137,11 @@ def _compare(
     """Cross-validate all candidates; → the factors of those that are best, as in `Fit`, and the log-loss of each."""
     parts, truth = defaultdict(list), []
     for train, test in _folds(labels, groups):
+        present = np.isin(np.arange(num_classes), labels[train])
         for name, (weight, bias) in _fit_candidates(rows[train], labels[train], num_classes, class_weight).items():
             values = rows[test] @ weight.T + bias
-            parts[name].append(values.clip(min=values[values > ABSENT / 2].min()))  # ABSENT would set the temperature
+            values[:, ~present] = values[:, present].min()  # ABSENT would set the temperature
+            parts[name].append(values)
         truth.append(labels[test])
     if not truth:
         return {f"discriminant, shrinkage {SHRINKAGES[len(SHRINKAGES) // 2]}": 1.0}, {}

@@ -41,6 +41,17 @@ class Views(NamedTuple):
         """Select all rows of the images in `part`, rows of the table."""
         return self.take(pd.Index(self.paths).isin(part["path"]))
 
+    def plain(self, part: pd.DataFrame) -> "Views":
+        """Select the images in `part`, rows of the table, as they are and in its order."""
+        rows = pd.Series(np.arange(len(self.paths)), self.paths)
+        return self.take(rows[~rows.index.duplicated()].loc[part["path"]].to_numpy())
+
+    def features_of(self, model: nn.Module, part: pd.DataFrame) -> np.ndarray:
+        """Return what the last layer of `model` sees of the images in `part`, (N, D)."""
+        if fingerprint(model) != self.body:
+            return extract_features(model, make_loader(self.image_set(part), batch_size=64))
+        return self.plain(part).features
+
     def predict(self, model: nn.Module, part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (N, C) and labels (N,) of the images in `part`, rows of the table.
 
@@ -48,10 +59,7 @@ class Views(NamedTuple):
         """
         if fingerprint(model) != self.body:
             return predict(model, make_loader(self.image_set(part), batch_size=64))
-        rows = pd.Series(np.arange(len(self.paths)), self.paths)
-        plain = rows[~rows.index.duplicated()]
-        asked = self.take(plain.loc[part["path"]].to_numpy())
-        layer = model.get_classifier()
+        asked, layer = self.plain(part), model.get_classifier()
         with torch.inference_mode():
             logits = layer(torch.from_numpy(asked.features).to(layer.weight.device))
         return logits.cpu().numpy(), asked.labels

@@ -1,0 +1,162 @@
+"""None of the classes: strangers are told from what is known, and the deployed file says it as training measured it."""
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+from nets import CLASSES, PREPROCESSING, to_int8
+from PIL import Image
+from torch import nn
+
+from utils.cross_validation import fold_numbers
+from utils.datasets import evaluation_transform
+from utils.features import extract_features, fingerprint
+from utils.images import read_image
+from utils.onnx_quant.deploy import write_checked
+from utils.predict import Classifier
+from utils.train import novelty, strangers
+from utils.train.discriminant import fit_layer
+from utils.train.head import Views, attach_head
+
+
+def clouds(classes: int, per_class: int, seed: int = 0, size: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Features like a network's: positive, some directions livelier than others, a center per class."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), per_class)
+    centers = 3 + np.random.default_rng(99).normal(size=(classes, size))
+    noise = generator.normal(size=(len(labels), size)) * np.geomspace(0.2, 1.5, size)
+    return np.abs(centers[labels] + noise).astype(np.float32), labels
+
+
+def test_strangers_are_far_and_new_images_of_known_classes_are_not():
+    features, labels = clouds(5, 40)
+    detector = novelty.fit_detector(features[labels < 4], labels[labels < 4])
+    new, truth = clouds(5, 200, seed=1)
+    distances = detector.distances(new)
+    assert np.median(distances[truth == 4]) > np.quantile(distances[truth < 4], 0.95)
+    brighter = detector.distances(3 * new)  # only the direction of features counts
+    np.testing.assert_allclose(brighter, distances, rtol=1e-4)
+
+
+def test_is_mahalanobis_where_the_axes_hold_all_directions():
+    features, labels = clouds(3, 60, size=12)
+    detector = novelty.fit_detector(features, labels)
+    directions = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(float)
+    means = np.stack([directions[labels == label].mean(axis=0) for label in range(3)])
+    within = np.cov((directions - means[labels]).T, bias=True) * len(labels) / (len(labels) - 3)
+    shrunk = 0.8 * within + 0.2 * np.trace(within) / 12 * np.eye(12)
+    steps = directions[:, None] - means
+    squares = np.einsum("ncd,de,nce->nc", steps, np.linalg.inv(shrunk), steps)
+    np.testing.assert_allclose(detector.distances(features), np.sqrt(squares.min(axis=1)), rtol=0.02)
+
+
+def test_threshold_lets_95_percent_pass_and_says_how_sure_it_is():
+    distances = np.random.default_rng(0).gamma(5, size=400)
+    groups = np.arange(400) // 4
+    found = novelty.threshold(distances, np.zeros(400, dtype=int), groups)
+    assert (distances <= found["threshold"]).mean() == pytest.approx(0.95, abs=0.003)
+    assert found["low"] < found["threshold"] < found["high"]
+    fewer = novelty.threshold(distances[:60], np.zeros(60, dtype=int), groups[:60])
+    assert fewer["high"] - fewer["low"] > found["high"] - found["low"]
+
+
+class Body(nn.Module):
+    """A network whose features are its input."""
+
+    def __init__(self, size: int, classes: int):
+        super().__init__()
+        self.last = nn.Linear(size, classes)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.last
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[Views, pd.DataFrame, np.ndarray]:
+    """Four clouds as images that have been looked at, four to a group, and their folds."""
+    features, labels = clouds(4, 40)
+    index = pd.DataFrame({"path": [f"{row}.jpg" for row in range(160)], "class": [f"class {each}" for each in labels]})
+    index["group"] = np.arange(160) // 4
+    body = Body(features.shape[1], 4)
+    views = Views(features, index["path"].to_numpy(), labels, index["group"].to_numpy())
+    return views._replace(body=fingerprint(body)), index, fold_numbers(labels, index["group"].to_numpy(), 7, 0)
+
+
+def test_each_class_plays_the_stranger_once_and_training_never_sees_it(known):
+    views, index, fold_of = known
+    trained_on = []
+
+    def fit(train, valid):
+        trained_on.append(set(train["class"]) | set(valid["class"]))
+        rows = views.plain(train)
+        return attach_head(Body(60, 4), fit_layer(rows.features, rows.labels, rows.groups, 4).layer)
+
+    table = strangers.leave_one_out(fit, views, index, fold_of)
+    assert [set(index["class"]) - known for known in trained_on] == [{name} for name in table["left_out"].unique()]
+    assert set(table["left_out"]) == set(index["class"])
+    assert (table.groupby("left_out")["stranger"].sum() == 40).all()
+    scores = {measure: strangers.score_strangers(table, measure) for measure in ("novelty", "energy")}
+    for score in scores.values():
+        assert 0 <= score["low"] <= score["auroc"] <= score["high"] <= 1
+    assert scores["novelty"]["auroc"] > 0.9 and scores["novelty"]["caught"] > 0.5
+
+
+def test_auroc_is_that_of_scikit_learn_and_chance_is_not_taken_for_skill():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame({"left_out": "a", "group": np.arange(300), "stranger": np.arange(300) < 100})
+    table["novelty"] = generator.normal(size=300).round(1)
+    score = strangers.score_strangers(table)
+    assert score["auroc"] == pytest.approx(roc_auc_score(table["stranger"], table["novelty"]))
+    assert score["low"] < 0.5 < score["high"] and score["low"] < strangers.WORKS
+    assert strangers.score_strangers(table.assign(novelty=table["stranger"] + 0.0))["low"] == 1
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, generator = tmp_path_factory.mktemp("사진"), np.random.default_rng(0)
+    for number in range(24):
+        grid = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8) // (1 + number % 3)
+        Image.fromarray(grid).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepared_conv_net, photos, tmp_path, kind):
+    """In INT8, the features come in another order and are rounded."""
+    transform = evaluation_transform(PREPROCESSING)
+    images = torch.stack([transform(read_image(photo)) for photo in photos])
+    features = extract_features(conv_net, [(images, None)])
+    detector = novelty.fit_detector(features, np.arange(24) % 3)
+    expected, source = detector.distances(features), conv_net_file
+    if kind == "int8":
+        source = to_int8(prepared_conv_net, tmp_path / "int8.onnx", images.numpy())
+    details = {"classes": CLASSES, "preprocessing": PREPROCESSING, "novelty": detector.tensors()}
+    answers = conv_net(images).argmax(dim=1).numpy()
+    write_checked(source, tmp_path / "deploy.onnx", details, photos, answers)
+    outputs = [Classifier(tmp_path / "deploy.onnx").outputs(photo) for photo in photos]
+    assert [value.name for value in onnx.load(tmp_path / "deploy.onnx").graph.output] == ["probabilities", "novelty"]
+    found = np.array([output["novelty"] for output in outputs])
+    assert found.shape == (24,) and outputs[0]["probabilities"].shape == (3,)
+    np.testing.assert_allclose(found, expected, rtol=1e-3 if kind == "float" else 0.1)
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+
+
+def test_pictures_of_nothing_are_shown_beside_what_they_take_after(conv_net):
+    images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = nn.functional.avg_pool2d(images, 15, stride=1, padding=7)  # blurred, so that tiles have edges
+    features = extract_features(conv_net, [(images, None)])
+    shown = strangers.show_made_up(conv_net, novelty.fit_detector(features, np.arange(12) % 3), images)
+    assert (shown.groupby(["left_out", "stranger"]).size() == 12).all() and shown["left_out"].nunique() == 3
+    scores = strangers.compare_measures(shown[shown["left_out"] == "noise"])
+    assert scores.loc["novelty", "auroc"] == scores.loc["novelty", "caught"] == 1
+
+
+def test_tiles_are_shuffled_and_none_is_lost():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(1, 3, 32, 32)
+    shuffled = strangers._shuffle_tiles(image, torch.Generator().manual_seed(0))
+    assert shuffled.shape == image.shape and not torch.equal(shuffled, image)
+    assert torch.equal(shuffled.flatten().sort().values, image.flatten().sort().values)
+    assert (shuffled[0, 0, ::8, ::8].flatten().sort().values == torch.arange(16.0)).all()
