@@ -43,7 +43,9 @@ def fill(folder: Path, images: int, classes: int) -> None:
 
 def group(images: int, classes: int) -> None:
     """Group pictures in memory; called in a process of its own."""
+    from utils.eda.copies import Copies
     from utils.eda.duplicates import duplicate_groups
+    from utils.eda.looks import describe_looks
 
     generator = np.random.default_rng(0)
     numbers = np.arange(images)
@@ -52,7 +54,10 @@ def group(images: int, classes: int) -> None:
     index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
     index["pixels"] = index["path"]
     started = time.perf_counter()
-    groups = duplicate_groups(index, pictures)
+    looks = describe_looks(pictures, index["class"].to_numpy())
+    strangers = generator.normal(size=(images, 1280)).astype(np.float32)  # as many features as a network's
+    strangers /= np.linalg.norm(strangers, axis=1, keepdims=True)
+    groups = duplicate_groups(index, [looks, Copies(strangers, threshold=0.1)])
     print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 

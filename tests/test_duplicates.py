@@ -3,11 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from utils.eda import duplicates
-from utils.eda.duplicates import duplicate_groups, join_copies, pair_scores
+from utils.eda.copies import describe_copies
+from utils.eda.duplicates import copies_across_classes, duplicate_groups, join_copies, pair_scores, pairs_within
+from utils.eda.findings import describe_pairs
+from utils.eda.looks import describe_looks
 from utils.images import read_pictures, scan_folder
+from utils.split import count_leaks, split_index
 
 OBJECTS, COPIES = 12, 3
 # the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
@@ -42,14 +46,18 @@ def photos(tmp_path_factory):
     return index.assign(object=index["path"].str.rsplit("_", n=1).str[0]), read_pictures(folder, index)
 
 
+def by_colors(index: pd.DataFrame, pictures: np.ndarray) -> pd.Series:
+    return duplicate_groups(index, [describe_looks(pictures, index["class"].to_numpy())])
+
+
 def test_near_copies_get_one_group(photos):
     index, pictures = photos
-    assert (duplicate_groups(index, pictures).groupby(index["object"]).nunique() == 1).all()
+    assert (by_colors(index, pictures).groupby(index["object"]).nunique() == 1).all()
 
 
 def test_distinct_objects_and_classes_stay_apart(photos):
     index, pictures = photos
-    groups = duplicate_groups(index, pictures)
+    groups = by_colors(index, pictures)
     assert groups.nunique() >= APART * index["object"].nunique()
     assert (index["class"].groupby(groups).nunique() == 1).all()
 
@@ -58,26 +66,26 @@ def test_without_copies_nearly_every_image_is_alone(photos):
     index, pictures = photos
     first = index["path"].str.endswith("_0.jpg")
     alone = index[first].reset_index(drop=True)
-    assert duplicate_groups(alone, pictures[first]).nunique() >= APART * len(alone)
+    assert by_colors(alone, pictures[first]).nunique() >= APART * len(alone)
 
 
 def test_the_order_of_the_table_does_not_matter(photos):
     index, pictures = photos
     shuffled = index.sample(frac=1, random_state=1)
-    groups = duplicate_groups(index, pictures)
-    same = duplicate_groups(shuffled, pictures[shuffled.index]).reindex(index.index)
+    groups = by_colors(index, pictures)
+    same = by_colors(shuffled, pictures[shuffled.index]).reindex(index.index)
     assert len(set(zip(groups, same, strict=True))) == groups.nunique() == same.nunique()
 
 
 def test_images_that_are_compared_in_batches_give_the_same_groups(photos, monkeypatch):
-    at_once = duplicate_groups(*photos)
+    at_once = by_colors(*photos)
     monkeypatch.setattr(duplicates, "BATCH_SIZE", 7)
-    assert duplicate_groups(*photos).equals(at_once)
+    assert by_colors(*photos).equals(at_once)
 
 
 def test_a_group_is_named_by_its_first_image(photos):
     index, pictures = photos
-    groups = duplicate_groups(index, pictures)
+    groups = by_colors(index, pictures)
     assert (groups.groupby(groups).apply(lambda group: index["path"][group.index[0]]) == sorted(set(groups))).all()
     assert set(groups) <= set(index["path"])
 
@@ -88,7 +96,7 @@ def test_plain_pictures_are_no_reason_to_stop(tmp_path):
         for number in range(3):
             Image.new("RGB", (20, 20), name).save(tmp_path / name / f"{number}.png")
     index, _ = scan_folder(tmp_path)
-    groups = duplicate_groups(index, read_pictures(tmp_path, index))
+    groups = by_colors(index, read_pictures(tmp_path, index))
     assert list(groups) == [f"{name}/0.png" for name in ("black", "white") for _ in range(3)]
 
 
@@ -110,3 +118,67 @@ def test_pair_scores_count_pairs():
     truth = pd.Series(["x", "x", "x", "y"])
     assert pair_scores(pd.Series([1, 1, 2, 3]), truth) == (1.0, 1 / 3)
     assert pair_scores(pd.Series([1, 1, 1, 1]), truth) == (0.5, 1.0)
+
+
+def scene(generator: np.random.Generator) -> Image.Image:
+    """Shapes on a plain ground: unlike soft colors, something that a network of photos can tell apart."""
+    image = Image.new("RGB", (128, 128), tuple(generator.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        color, sides = tuple(generator.integers(0, 256, 3).tolist()), int(generator.integers(3, 9))
+        (left, top), (width, height) = generator.integers(0, 100, 2).tolist(), generator.integers(10, 80, 2).tolist()
+        pen.ellipse((left, top, left + width, top + height), fill=color)
+        pen.regular_polygon((top, left, 10 + height / 3), sides, fill=color[::-1])
+    return image
+
+
+@pytest.fixture(scope="module")
+def altered(tmp_path_factory):
+    """Ten objects in each of two classes, and a twin of each: mirrored and brighter, under a random name.
+
+    One more twin, compressed, has the other class's label.
+    """
+    folder, generator = tmp_path_factory.mktemp("증강"), np.random.default_rng(0)
+    objects = {}
+    for name in ("사과", "cherry"):
+        (folder / name).mkdir()
+        for number in range(10):
+            image = scene(generator)
+            twin = ImageEnhance.Brightness(ImageOps.mirror(image)).enhance(1.1)
+            for file, picture in ((f"{number}.jpg", image), (f"{generator.integers(2**40):x}.jpg", twin)):
+                picture.save(folder / name / file, quality=85)
+                objects[f"{name}/{file}"] = f"{name}{number}"
+    image.save(folder / "사과" / "wrong.jpg", quality=50)
+    objects["사과/wrong.jpg"] = "cherry9"
+    index, _ = scan_folder(folder)
+    index["object"] = index["path"].map(objects)
+    colors = describe_looks(read_pictures(folder, index), index["class"].to_numpy())
+    return index, colors, describe_copies(folder, index, folder / "cache")
+
+
+def test_mirrored_twins_that_colors_miss_are_found_by_features(altered):
+    index, colors, features = altered
+    truth = index["object"].where(index["path"] != "사과/wrong.jpg", "wrong")  # groups are searched within a class
+    found = duplicate_groups(index, [colors, features])
+    assert pair_scores(duplicate_groups(index, [colors]), truth)[1] < 0.5
+    precision, recall = pair_scores(found, truth)
+    assert recall > 0.9 and precision > 0.9
+    assert count_leaks(truth, split_index(index.assign(group=found))) <= 2
+
+
+def test_it_is_said_what_found_the_pairs(altered):
+    index, colors, features = altered
+    pairs = pairs_within(duplicate_groups(index, [colors, features]), colors, features)
+    twins = pairs[(pairs["features"] < 1) & (pairs["colors"] >= 1)]
+    assert len(twins) >= 10
+    assert f"**{len(pairs)}**" in describe_pairs(pairs) and f"{len(twins)} by features alone" in describe_pairs(pairs)
+
+
+def test_a_copy_under_two_labels_is_named_and_stays_on_one_side(altered):
+    index, colors, features = altered
+    twins = copies_across_classes(index, features)
+    named = {index["path"].iloc[position] for pair in twins for position in pair}
+    assert {"사과/wrong.jpg", "cherry/9.jpg"} <= named
+    groups = join_copies(index, duplicate_groups(index, [colors, features]), twins).set_axis(index["path"])
+    assert groups["사과/wrong.jpg"] == groups["cherry/9.jpg"]
+    assert len(named) <= 4, "others are no copies"

@@ -55,7 +55,7 @@ def test_names_all_bad_files_and_uses_the_good_ones(project, result):
 def test_report_has_what_others_rely_on(project, result):
     report = read_report(project, "mine")
     keys = {
-        "dataset": "images classes refused groups random_split_leaks leaks separability minority split",
+        "dataset": "images classes corrections refused groups random_split_leaks leaks separability minority split",
         "train": "arch best_epoch valid_macro_f1 test_macro_f1 test_macro_f1_ci95 oof_macro_f1 oof_macro_f1_ci95 "
         "per_class learning_curve novelty seconds",
         "quantization": "parity_max_abs_diff cpu recipe candidates leak_delta",

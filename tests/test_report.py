@@ -121,6 +121,12 @@ def test_card_says_what_the_report_says(run):
     assert "macro-F1 -0.003 (-0.020 to +0.010)" in text
 
 
+def test_card_says_what_was_corrected_by_hand(run):
+    assert "by hand" not in card(run)[1]
+    extend_report(run, "dataset", {"corrections": {"relabelled": 3, "dropped": 2}})
+    assert "3 relabelled, 2 dropped by hand." in card(run)[1]
+
+
 def test_card_of_models_that_others_made_leaves_out_what_is_unknown(tmp_path):
     update_report(tmp_path, "comparison", comparison())
     front, text = card(tmp_path)

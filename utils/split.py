@@ -144,10 +144,13 @@ def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
 def load_index(path: Path, folder: Path) -> pd.DataFrame:
     """Read the manifest and check that `folder` still holds exactly these files with these bytes.
 
-    Raises InputError naming the files that are missing, new or changed.
+    Raises InputError naming the files that are missing, new or changed, and corrections that EDA has not seen.
     """
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
+    corrections = path.with_name("corrections.csv")
+    if corrections.exists() and corrections.stat().st_mtime > path.stat().st_mtime:
+        raise InputError(f"{relative(corrections)} has changed since EDA.ipynb split the data: run EDA.ipynb again")
     try:  # all is text: a class may be called 01
         index = pd.read_csv(path, keep_default_na=False, dtype=str, usecols=MANIFEST)
     except ValueError as error:

@@ -114,10 +114,12 @@ def _data(report: dict) -> list[str]:
         return []
     counts = listing(f"{name} {count}" for name, count in dataset["classes"].items())
     low, high = train["oof_macro_f1_ci95"]
+    corrected = dataset.get("corrections", {"relabelled": 0, "dropped": 0})
+    by_hand = f" {corrected['relabelled']} relabelled, {corrected['dropped']} dropped by hand."
     return [
         f"Trained on {dataset['split']['train']} of {dataset['images']} images in {dataset['groups']} groups "
-        f"({escape_markdown(counts)}). Out-of-fold macro-F1 of the recipe {train['oof_macro_f1']:.3f}, 95 % interval "
-        f"{low:.3f} to {high:.3f}."
+        f"({escape_markdown(counts)}).{by_hand if any(corrected.values()) else ''} Out-of-fold macro-F1 of the recipe "
+        f"{train['oof_macro_f1']:.3f}, 95 % interval {low:.3f} to {high:.3f}."
     ]
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from utils.config import listing
 
 
@@ -13,6 +15,16 @@ def describe_leaks(leaks: int, random_leaks: int, series: Sequence[str]) -> str:
     return (
         f"{sentence} **{listing(series)}: fewer than three groups. All images may show one object, which is trained on "
         "and tested: the test score says nothing about another object.**"
+    )
+
+
+def describe_pairs(pairs: pd.DataFrame) -> str:
+    """Say what found the pairs of images that look alike; `pairs` has their distances by `colors` and by `features`."""
+    colors, features = pairs["colors"] < 1, pairs["features"] < 1
+    return (
+        f"Pairs of images that look alike: **{len(pairs)}**; {(colors & ~features).sum()} by colors and light alone, "
+        f"{(features & ~colors).sum()} by features alone (mirrored, cropped or turned copies, most often), "
+        f"{(colors & features).sum()} by both, {(~colors & ~features).sum()} through others of their group."
     )
 
 

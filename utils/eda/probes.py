@@ -59,12 +59,13 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nd
 
     Confident learning (Northcutt et al. 2021): a class is confident of an image when its out-of-fold probability (N, C)
     reaches the mean over the images that carry this label; a suspect's most probable confident class is not its label.
+    Where no class is confident, the most probable one counts.
     """
     classes = range(probabilities.shape[1])
     thresholds = np.array([probabilities[labels == label, label].mean() for label in classes])
     confident = np.where(probabilities >= thresholds, probabilities, 0)
-    other = confident.argmax(axis=1)
-    suspects = np.flatnonzero((confident.max(axis=1) > 0) & (other != labels))
+    other = np.where(confident.any(axis=1, keepdims=True), confident, probabilities).argmax(axis=1)
+    suspects = np.flatnonzero(other != labels)
     margin = probabilities[suspects, other[suspects]] - probabilities[suspects, labels[suspects]]
     order = suspects[np.argsort(-margin, kind="stable")]
     return order, other[order]

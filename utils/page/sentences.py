@@ -68,7 +68,8 @@ def limits(report: dict, rows: list[dict], knows_strangers: bool) -> list[str]:
 
 def _files_left_out(dataset: dict) -> list[str]:
     said = []
-    if refused := len(dataset.get("refused", [])):
+    dropped = dataset.get("corrections", {}).get("dropped", 0)  # listed as refused, too
+    if refused := len(dataset.get("refused", [])) - dropped:
         said.append(f"{count(refused, 'file')} could not be read and had no part in this.")
     if skipped := sum(dataset.get("skipped", {}).values()):
         said.append(f"{count(skipped, 'file')} of other kinds, such as HEIC, had no part in this.")

@@ -1,0 +1,200 @@
+"""What a person decided about images is applied, counted, kept, and never lost."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import fill_folder
+from ipywidgets import Dropdown
+
+from utils.config import InputError
+from utils.eda.corrections import apply_corrections, save_decision, write_suspects
+from utils.eda.review import show_suspects
+from utils.eda.suspects import list_suspects
+from utils.images import scan_folder
+from utils.split import load_index, save_index, split_index
+
+HEADER = "path,sha256,action,note"
+
+
+@pytest.fixture
+def scanned(tmp_path):
+    """A folder of two classes, one file that is no image, and the run's folder."""
+    data = fill_folder(tmp_path / "내 사진", {"사과": 5, "cherry": 5})
+    (data / "cherry" / "bad.jpg").write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run", data, *scan_folder(data)
+
+
+def lines(index: pd.DataFrame, decisions: dict[str, str], header: str = HEADER, delimiter: str = ",") -> str:
+    """Write decisions, by path, as a person would who has copied path and hash."""
+    digests = index.set_index("path")["sha256"]
+    rows = [delimiter.join([path, digests.get(path, "0" * 64), action, ""]) for path, action in decisions.items()]
+    return "\n".join([header.replace(",", delimiter), *rows]) + "\n"
+
+
+def classes(index: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(index["path"], index["class"], strict=True))
+
+
+def test_without_a_file_nothing_is_changed(scanned):
+    run, _, index, refused = scanned
+    same, same_refused, counts = apply_corrections(run, index, refused)
+    assert same.equals(index) and same_refused.equals(refused) and counts == {"relabelled": 0, "dropped": 0}
+    assert not list(run.iterdir())
+
+
+def test_corrected_images_are_what_later_notebooks_read(scanned):
+    run, data, index, refused = scanned
+    decisions = {"사과/000.jpg": "cherry", "cherry/001.jpg": "drop", "cherry/002.jpg": "cherry"}
+    (run / "corrections.csv").write_text(lines(index, decisions), encoding="utf-8")
+    corrected, refused, counts = apply_corrections(run, index, refused)
+    assert counts == {"relabelled": 1, "dropped": 1}
+    assert dict(zip(refused["path"], refused["reason"], strict=True))["cherry/001.jpg"] == "dropped by hand"
+    corrected["group"] = corrected["path"]
+    corrected["split"] = split_index(corrected)
+    save_index(run / "split.csv", corrected, refused)
+    read = classes(load_index(run / "split.csv", data))
+    assert read["사과/000.jpg"] == "cherry" and "cherry/001.jpg" not in read and len(read) == 9
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"),
+    [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")],
+    ids=["plain", "semicolons", "tabs"],
+)
+def test_what_a_spreadsheet_on_windows_makes_of_it_is_read(scanned, delimiter, encoding):
+    run, _, index, refused = scanned
+    text = lines(index, {"사과/000.jpg": '" Cherry "', "cherry/001.jpg": "Drop"}, "Path,SHA256,Action,Note", delimiter)
+    text = text.replace("/", "\\").replace("\n", "\r\n") + delimiter * 3 + "\r\n"
+    (run / "corrections.csv").write_bytes(text.encode(encoding))
+    corrected, _, counts = apply_corrections(run, index, refused)
+    assert counts == {"relabelled": 1, "dropped": 1} and classes(corrected)["사과/000.jpg"] == "cherry"
+
+
+def test_all_lines_that_do_not_fit_are_named_at_once(scanned):
+    run, data, index, refused = scanned
+    text = lines(
+        index, {"사과/000.jpg": "pear", "사과/009.jpg": "drop", "cherry/001.jpg": "drop", "cherry/003.jpg": "drop"}
+    )
+    text += lines(index, {"cherry/001.jpg": "사과"}).partition("\n")[2] + "cherry/002.jpg,,drop,\n"
+    (run / "corrections.csv").write_text(text, encoding="utf-8")
+    (data / "cherry" / "003.jpg").write_bytes((data / "cherry" / "004.jpg").read_bytes())
+    index, refused = scan_folder(data)
+    with pytest.raises(InputError) as error:
+        apply_corrections(run, index, refused)
+    for sentence in (
+        "사과/000.jpg: pear is neither drop nor a class (cherry, 사과)",
+        "사과/009.jpg: there is no such image any more",
+        "cherry/001.jpg: its lines contradict each other (drop and 사과)",
+        "cherry/002.jpg: its sha256 is missing",
+        "cherry/003.jpg: the image has changed since",
+    ):
+        assert sentence in str(error.value)
+    assert (run / "corrections.csv").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(("moved", "left"), [(5, 0), (3, 2)])
+def test_a_class_that_corrections_empty_is_named(scanned, moved, left):
+    run, _, index, refused = scanned
+    decisions = {f"사과/{number:03d}.jpg": "cherry" for number in range(moved)}
+    (run / "corrections.csv").write_text(lines(index, decisions), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"leaves too few images of 사과 \({left} of 5\)"):
+        apply_corrections(run, index, refused)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has no column path, sha256, action"),
+        (b"name,label\n1,2\n", "has no column path, sha256, action"),
+        ("사과,1,2\n".encode("cp949"), "is not text in UTF-8"),
+        (f'{HEADER}\n"cherry/001.jpg,1,drop,\n'.encode(), "line 2: unexpected end of data"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_a_sentence(scanned, content, words):
+    run, _, index, refused = scanned
+    (run / "corrections.csv").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        apply_corrections(run, index, refused)
+    assert (run / "corrections.csv").read_bytes() == content
+
+
+def test_what_was_filled_in_among_the_suspects_is_kept(scanned):
+    run, _, index, refused = scanned
+    (run / "corrections.csv").write_text(lines(index, {"cherry/001.jpg": "drop"}), encoding="utf-8")
+    suspects = index.assign(action="", note="looks like cherry, they say")
+    assert "cherry/001.jpg" not in set(write_suspects(run, suspects)["path"])
+    text = (run / "suspects.csv").read_text(encoding="utf-8-sig")
+    digest = index.set_index("path")["sha256"]["사과/000.jpg"]
+    (run / "suspects.csv").write_text(text.replace(f"{digest},", f"{digest},cherry"), encoding="utf-8")
+    for _ in range(2):  # a second run finds it where the first one put it
+        corrected, _, counts = apply_corrections(run, index, refused)
+        assert counts == {"relabelled": 1, "dropped": 1} and classes(corrected)["사과/000.jpg"] == "cherry"
+        assert "사과/000.jpg" not in set(write_suspects(run, suspects)["path"])
+    assert len((run / "corrections.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_a_click_is_saved_beside_what_a_person_wrote(scanned):
+    run, data, index, _ = scanned
+    before = lines(index, {"cherry/001.jpg": "drop"}, f"{HEADER},who", ";").replace("drop;", "drop;blurred;me")
+    (run / "corrections.csv").write_text(before, encoding="utf-8")
+    suspects = index.assign(action="", note="outlier").iloc[:3]
+    view = show_suspects(run, data, suspects, ["cherry", "사과"])
+    status, cards = view.children
+    choices = [card.children[-1] for card in cards.children]
+    assert [choice.value for choice in choices] == [None, "drop", None]
+    assert dict(choices[0].options) == {"right": "cherry", "drop": "drop", "사과": "사과"}
+    choices[0].value = "사과"
+    choices[0].value = "cherry"  # thought better of it
+    written = (run / "corrections.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert written[:2] == before.splitlines()[:2]
+    assert written[2].startswith("cherry/000.jpg;") and ";cherry;outlier" in written[2] and len(written) == 3
+    assert "2 images decided" in status.value
+
+
+def test_many_classes_are_a_menu(scanned):
+    run, data, index, _ = scanned
+    view = show_suspects(run, data, index.assign(action="", note=""), ["cherry", *"abcdefgh", "사과"])
+    menu = view.children[1].children[0].children[-1]
+    assert isinstance(menu, Dropdown) and menu.value is None
+    menu.value = "사과"
+    assert "cherry/000.jpg" in (run / "corrections.csv").read_text(encoding="utf-8")
+
+
+def test_a_click_while_the_file_is_being_edited_says_that_it_is_not_saved(scanned):
+    run, data, index, _ = scanned
+    view = show_suspects(run, data, index.assign(action="", note=""), ["cherry", "사과"])
+    (run / "corrections.csv").write_text("half a li", encoding="utf-8")
+    view.children[1].children[0].children[-1].value = "drop"
+    assert "Not saved" in view.children[0].value
+    assert (run / "corrections.csv").read_text(encoding="utf-8") == "half a li"
+
+
+def test_corrections_that_eda_has_not_seen_stop_the_later_notebooks(scanned):
+    run, data, index, refused = scanned
+    index["group"] = index["path"]
+    index["split"] = split_index(index)
+    save_index(run / "split.csv", index, refused)
+    save_decision(run, index.assign(action="", note="").iloc[0], "drop")
+    os.utime(run / "corrections.csv", times=(2_000_000_000, 2_000_000_000))
+    with pytest.raises(
+        InputError, match="corrections.csv has changed since EDA.ipynb split the data: run EDA.ipynb again"
+    ):
+        load_index(run / "split.csv", data)
+
+
+def test_suspects_come_with_their_reasons_the_surest_first():
+    index = pd.DataFrame({"path": [f"{name}/{number}.jpg" for name in "ab" for number in range(10)]})
+    index["class"], index["pixels"] = index["path"].str[0], index["path"]
+    index.loc[13, "pixels"] = "a/3.jpg"
+    features = np.random.default_rng(0).normal(size=(20, 5))
+    probability = np.where(index["class"].to_numpy()[:, None] == ["a", "b"], 0.9, 0.1)
+    probability[5] = 0.03, 0.97
+    found = list_suspects(index, [(3, 13), (4, 14)], probability, features)
+    assert list(found.index[:5]) == [3, 13, 4, 14, 5]
+    notes = found["note"]
+    assert notes[3].startswith("exact copy of b/3.jpg under b") and notes[14].startswith("near copy of a/4.jpg under a")
+    assert notes[5].startswith("looks like b (0.97)")
+    assert notes.str.contains("outlier").sum() == 6 and (found["action"] == "").all()
