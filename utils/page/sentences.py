@@ -72,7 +72,7 @@ def _files_left_out(dataset: dict) -> list[str]:
     if refused := len(dataset.get("refused", [])) - dropped:
         said.append(f"{count(refused, 'file')} could not be read and had no part in this.")
     if skipped := sum(dataset.get("skipped", {}).values()):
-        said.append(f"{count(skipped, 'file')} of other kinds, such as HEIC, had no part in this.")
+        said.append(f"{count(skipped, 'file')} of other kinds, such as films, had no part in this.")
     if suspects := len(dataset.get("suspects", [])):
         said.append(
             f"{count(suspects, 'photo')} may lie in the wrong folder, which would count right answers as wrong."
