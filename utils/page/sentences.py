@@ -51,10 +51,10 @@ def limits(report: dict, rows: list[dict], knows_strangers: bool) -> list[str]:
         f"{vague['high']} right."
     )
     if knows_strangers:
-        caught = report["train"]["novelty"]["caught"]
+        novelty = report["train"].get("novelty")
+        times = f"{novelty['caught']:.0%} of the time" if novelty else "sometimes"
         said.append(
-            f"Shown something that is none of its classes, it says “unknown” {caught:.0%} of the time, and otherwise "
-            "names one of them."
+            f"Shown something that is none of its classes, it says “unknown” {times}, and otherwise names one of them."
         )
     else:
         said.append("It only knows these classes. Shown anything else, it names one of them all the same.")
