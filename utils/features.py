@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,15 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def to_onnx(model: nn.Module, shape: Sequence[int]) -> bytes:
+    """Export a network without its last layer, for images of one shape (N, 3, S, S); → the ONNX file."""
+    file, images = io.BytesIO(), torch.zeros(*shape, device=next(model.parameters()).device)
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
+        torch.onnx.export(_Body(model).eval(), (images,), file, input_names=["input"], dynamo=False)
+    return file.getvalue()
+
+
 def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
     """Ready a network for many images: as it is, or exported where that pays."""
     body = _Body(model).eval()
@@ -77,11 +86,7 @@ def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
 
-    file = io.BytesIO()
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
-        torch.onnx.export(body, (torch.zeros(BATCH, *images.shape[1:]),), file, input_names=["input"], dynamo=False)
-    session = open_session(file.getvalue())
+    session = open_session(to_onnx(model, (BATCH, *images.shape[1:])))
 
     def run(images: Tensor) -> np.ndarray:
         filled = nn.functional.pad(images, (0,) * 7 + (-len(images) % BATCH,))  # the batch is fixed, which is faster

