@@ -75,11 +75,13 @@ def margin(logits: np.ndarray) -> np.ndarray:
     return ordered[:, -1] - ordered[:, -2]
 
 
-def draw_noise(kind: str, labels: np.ndarray, logits: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw what INT8 adds to the logits, before it is scaled."""
-    noise, rare = generator.normal(size=logits.shape), labels == len(SHARES) - 1
+def draw_noise(
+    kind: str, labels: np.ndarray, logits: np.ndarray, size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Draw what INT8 adds to the logits, before it is scaled; images are alike in groups of `size`."""
+    noise, rare = alike_normal(len(labels) // size, size, generator), labels == len(SHARES) - 1
     if kind == "heavy tails (t, 2 degrees)":
-        noise = generator.standard_t(2, size=logits.shape)
+        noise /= np.sqrt(np.repeat(generator.chisquare(2, len(labels) // size), size) / 2)[:, None]
     if kind == "one image in 20 has 6 times as much":
         noise *= np.where(generator.random((len(labels), 1)) < 0.05, 6, 1)
     if kind == "grows with the margin":
@@ -126,7 +128,7 @@ def drawn() -> Iterator[tuple[str, Twins]]:
         for kind in NOISE if (margins, size) == ("normal", 1) else WORST:
             generator = np.random.default_rng(7)
             labels, reference, groups = draw_logits(margins, size, generator)
-            logits = reference + 0.05 * draw_noise(kind, labels, reference, generator)
+            logits = reference + 0.05 * draw_noise(kind, labels, reference, size, generator)
             name = f"{margins} margins{f', {size} alike' if size > 1 else ''}; {kind}"
             yield name, Twins(labels, reference, logits, groups)
     for kind in DAMAGE:

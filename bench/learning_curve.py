@@ -20,7 +20,7 @@ from utils.train.power_law import forecast
 DRAWS = 5
 COUNTS = (100, 100, 100, 40)  # images of the classes made up
 FEATURES, IN_GROUP = 80, 4
-MADE_UP = ((0.5, 21), (0.4, 22), (0.3, 23))
+MADE_UP = ((0.5, 31), (0.4, 32), (0.3, 33))
 
 
 def make_up(apart: float, seed: int) -> Views:

@@ -151,7 +151,7 @@ def test_an_error_in_a_task_is_that_of_the_task(cluster):
 
 
 def test_the_bar_counts_items(cluster, capsys):
-    assert list(spread(abs, range(-200, 0), "numbers")) == list(range(200, 0, -1))
+    assert list(spread(abs, range(-2000, 0), "numbers")) == list(range(2000, 0, -1))
     assert "numbers: " in capsys.readouterr().err
 
 

@@ -193,7 +193,7 @@ def test_features_are_what_the_last_layer_sees_and_the_network_stays_as_it_is(lo
 def test_a_large_network_gives_the_same_features_faster_ways(loader, monkeypatch):
     model = ConvNet(3)
     rows = extract_features(model, loader)
-    monkeypatch.setattr(features_module, "LARGE_NETWORK", 1)
+    monkeypatch.setattr("utils.model.LARGE_NETWORK", 1)
     monkeypatch.setattr(features_module, "DEVICE", torch.device("cpu"))
     np.testing.assert_allclose(extract_features(model.cpu(), loader), rows, atol=1e-5)
 

@@ -1,6 +1,8 @@
 """What people's folders really hold, and what the one reader makes of it."""
 
 import io
+import subprocess
+import sys
 import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fill_folder, fingerprint
+from conftest import ROOT, fill_folder, fingerprint
 from PIL import Image
 
 from utils.config import InputError
-from utils.images import read_image, scan_folder
+from utils.images import count_skipped, read_image, scan_folder
 
 
 @pytest.fixture
@@ -165,3 +167,33 @@ def test_a_folder_that_is_split_already_is_not_taken_for_classes(tmp_path):
         fill_folder(tmp_path / "data" / part, {"cherry": 2, "tomato": 2})
     with pytest.raises(InputError, match="train"):
         scan_folder(tmp_path / "data")
+
+
+def test_photos_of_a_phone_are_read_upright_and_what_is_left_out_is_counted(tmp_path):
+    """HEIC as an iPhone writes it, AVIF, and beside them the films and edits of Live Photos."""
+    half = Image.new("RGB", (40, 20), "red")
+    half.paste("blue", (20, 0, 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate clockwise to see it upright
+    fill_folder(tmp_path / "photos", {"cat": 3, "dog": 3})
+    for name in ("cat/IMG_1.HEIC", "dog/IMG_2.avif"):
+        half.save(tmp_path / "photos" / name, exif=exif.tobytes(), quality=95)
+        upright = read_image(tmp_path / "photos" / name)
+        assert upright.size == (20, 40)
+        (top, _, _), (_, _, bottom) = upright.getpixel((10, 5)), upright.getpixel((10, 35))
+        assert top > 200 and bottom > 200
+    for name in ("cat/IMG_1.MOV", "cat/IMG_3.mov", "cat/IMG_1.AAE", "dog/notes", "dog/.DS_Store"):
+        (tmp_path / "photos" / name).write_bytes(b"no image")
+    good, refused = scan_folder(tmp_path / "photos")
+    assert {"cat/IMG_1.HEIC", "dog/IMG_2.avif"} <= set(good["path"]) and refused.empty
+    assert count_skipped(tmp_path / "photos") == {".mov": 2, ".aae": 1, "(no extension)": 1}
+
+
+def test_heic_without_its_package_is_refused_with_the_command(tmp_path):
+    """As where somebody only predicts, with onnxruntime, numpy and Pillow."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.heic")
+    code = "import sys; sys.modules['pillow_heif'] = None; import pathlib; from utils.images import read_image; "
+    code += "read_image(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.heic")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert "photos in HEIC need one more package: pip install pillow-heif" in done.stderr

@@ -14,7 +14,7 @@ from conftest import QUICK, ROOT, copy_project, fill_folder, fingerprint, read_r
 from PIL import Image
 
 COUNTS = {"사과": 24, "cherry pie": 24, "tomato": 9}
-SMALL = ["-p", "FINE_TUNE_EPOCHS=2", *QUICK]
+SMALL = ["-p", "FINE_TUNE_EPOCHS=2", *QUICK, "-p", "NETWORKS="]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def photos(tmp_path_factory) -> Path:
     good = (folder / "tomato" / "000.jpg").read_bytes()
     (folder / "tomato" / "cut.jpg").write_bytes(good[: len(good) // 2])
     (folder / "사과" / "notes.jpg").write_text("not an image")
+    (folder / "tomato" / "IMG_1.MOV").write_bytes(b"a film")
     (folder / ".ipynb_checkpoints").mkdir()
     (folder / ".ipynb_checkpoints" / "000-checkpoint.jpg").write_bytes(good)
     return folder
@@ -48,6 +49,7 @@ def test_names_all_bad_files_and_uses_the_good_ones(project, result):
     dataset = read_report(project, "mine")["dataset"]
     assert {bad["path"] for bad in dataset["refused"]} == {"tomato/cut.jpg", "사과/notes.jpg"}
     assert all(f"refused: {bad['path']}: {bad['reason']}" in result.stdout for bad in dataset["refused"])
+    assert dataset["skipped"] == {".mov": 1} and "skipped, as no images: .mov 1" in result.stdout
     assert dataset["classes"] == COUNTS
     assert dataset["minority"] == ["tomato"]
 
@@ -55,7 +57,8 @@ def test_names_all_bad_files_and_uses_the_good_ones(project, result):
 def test_report_has_what_others_rely_on(project, result):
     report = read_report(project, "mine")
     keys = {
-        "dataset": "images classes corrections refused groups random_split_leaks leaks separability minority split",
+        "dataset": "images classes corrections refused skipped groups random_split_leaks leaks separability minority "
+        "split arch networks",
         "train": "arch best_epoch valid_macro_f1 test_macro_f1 test_macro_f1_ci95 oof_macro_f1 oof_macro_f1_ci95 "
         "per_class learning_curve novelty seconds",
         "quantization": "parity_max_abs_diff cpu recipe candidates leak_delta",

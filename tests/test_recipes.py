@@ -1,11 +1,18 @@
 """INT8 recipes: what suits a CPU, and what is tried after it."""
 
+from pathlib import Path
+
+import numpy as np
 import onnx
 import pytest
+from nets import save_net, to_int8
+from onnx import helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 
-from utils.onnx_quant.graph import stem
-from utils.onnx_quant.recipes import LIBRARY_DEFAULT, candidate_recipes, type_recipes
+from utils.onnx_quant.graph import prepare, stem
+from utils.onnx_quant.onnx_file import measure_overflow
+from utils.onnx_quant.recipes import LIBRARY_DEFAULT, base_recipe, candidate_recipes, type_recipes
+from utils.session import run_model
 
 CPUS = [
     ({"architecture": "x86_64", "vnni": True}, "U8S8 per-channel"),
@@ -49,3 +56,51 @@ def test_a_sensitive_stem_is_not_tried_twice(net):
 def test_no_two_recipes_share_a_name(net, cpu, first):
     names = [recipe.name for recipe in candidate_recipes(cpu, net, ["conv2"])]
     assert len(set(names)) == len(names)
+
+
+def token_net(path: Path) -> Path:
+    """Conv → tokens → LayerNormalization → MatMul, gated by a Sigmoid → mean → Gemm: what a transformer is made of."""
+    generator = np.random.default_rng(0)
+
+    def values(*shape: int) -> np.ndarray:
+        return generator.normal(size=shape).astype(np.float32)
+
+    constants = {"w1": values(8, 3, 4, 4), "b1": values(8), "tokens": np.array([0, 8, 16]), "scale": 1 + values(8) / 9}
+    constants |= {"shift": values(8), "w2": values(8, 8), "w3": values(8, 8), "w4": values(3, 8), "b4": values(3)}
+    constants["axis"] = np.array([1])
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["a"], "conv", strides=[4, 4]),
+        helper.make_node("Reshape", ["a", "tokens"], ["b"], "reshape"),
+        helper.make_node("Transpose", ["b"], ["c"], "transpose", perm=[0, 2, 1]),
+        helper.make_node("LayerNormalization", ["c", "scale", "shift"], ["d"], "norm"),
+        helper.make_node("MatMul", ["d", "w2"], ["e"], "matmul"),
+        helper.make_node("MatMul", ["d", "w3"], ["f"], "gate"),
+        helper.make_node("Sigmoid", ["f"], ["g"], "sigmoid"),
+        helper.make_node("Mul", ["e", "g"], ["h"], "mul"),
+        helper.make_node("ReduceMean", ["h", "axis"], ["i"], "mean", keepdims=0),
+        helper.make_node("Gemm", ["i", "w4", "b4"], ["output"], "gemm", transB=1),
+    ]
+    return save_net(path, nodes, constants, size=16)
+
+
+def test_of_a_transformer_the_layers_alone_become_integers(tmp_path):
+    prepared = tmp_path / "prepared.onnx"
+    prepare(token_net(tmp_path / "net.onnx"), prepared)
+    assert [node.name for node in stem(onnx.load(prepared))][0] == "conv"
+    assert "matmul" not in [node.name for node in stem(onnx.load(prepared))]
+    images = np.random.default_rng(1).normal(size=(16, 3, 16, 16)).astype(np.float32)
+    recipe = base_recipe(CPUS[0][0], prepared)
+    assert recipe.note == "layers only" and recipe in candidate_recipes(CPUS[0][0], prepared)
+    path = to_int8(prepared, tmp_path / "int8.onnx", images, operators=recipe.operators)
+    made = {name: node.op_type for node in onnx.load(path).graph.node for name in node.output}
+    reads = {node.name: [made.get(name) for name in node.input] for node in onnx.load(path).graph.node}
+    for name in ("conv", "matmul", "gate", "gemm"):
+        assert reads[name][:2] == ["DequantizeLinear"] * 2, name
+    assert reads["norm"][1:] == [None, None] and reads["mul"] == ["DequantizeLinear", "Sigmoid"]
+    logits = run_model(path, images)
+    assert measure_overflow(path, images, logits)["changed_answers"] is not None, "ONNX Runtime can check these sums"
+
+
+def test_networks_that_do_not_multiply_have_no_recipe_for_layers_only(net, prepared_conv_net):
+    assert "layers only" not in [recipe.note for recipe in candidate_recipes(CPUS[0][0], net)]
+    assert "layers only" in [recipe.note for recipe in candidate_recipes(CPUS[0][0], prepared_conv_net)]

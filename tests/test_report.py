@@ -67,6 +67,14 @@ def test_card_has_the_front_matter_of_the_hub_with_the_score_of_what_ships(run, 
     assert f"**Ship `{ship}`**" in text
 
 
+def test_card_says_which_network_would_do_better(run):
+    assert "would do better" not in card(run)[1]
+    extend_report(
+        run, "dataset", {"hint": "resnet18 would do better than conv_net. Try `python run.py --arch resnet18`"}
+    )
+    assert "Try `python run.py --arch resnet18`." in card(run)[1]
+
+
 NAMES = ["사과", "o'clock", 'say "cheese"', "<script>alert(1)<", "a|b", "*x*", "_x_", "__init__", "`y`", "~~gone~~"]
 NAMES += ["[z](evil)", "&amp;", "null", "---", "- x", "# x", "{{ 7 * 7 }}", "$x$", "back\\slash", "conv_net", "1.0"]
 NAMES += ["new\nline"]

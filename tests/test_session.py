@@ -34,8 +34,9 @@ def test_newer_format_is_named(net, tmp_path):
     model = onnx.load(net)
     model.ir_version = 99
     (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match=r"new\.onnx cannot be read.*(?i:ir.?version)"):
+    with pytest.raises(InputError, match=r"new\.onnx cannot be read.*the file is whole.*(?i:ir.?version)") as error:
         open_session(tmp_path / "new.onnx")
+    assert "truncated" not in str(error.value)
 
 
 def save_external(folder, location):

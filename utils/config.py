@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import threading
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 SEED = 0
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+RANDOM_NUMBERS = threading.Lock()  # torch has one generator for all threads: who draws from a seed draws alone
 
 
 class InputError(ValueError):
@@ -58,9 +60,10 @@ def seed_everything(seed: int = SEED) -> None:
     """Seed Python, NumPy and torch, and ask torch for deterministic kernels."""
     import torch
 
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    with RANDOM_NUMBERS:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 

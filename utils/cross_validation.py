@@ -15,9 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from utils.config import SEED, InputError, relative
+from utils.config import SEED, THREADS, InputError, relative
 from utils.files import likely_cause, whole_file
-from utils.model import classifier_names
+from utils.model import classifier_names, is_small
 from utils.progress import spread
 
 FOLDS = 5
@@ -102,7 +102,8 @@ def cross_validate(
         model = fit(index[~is_test & ~is_valid], index[is_valid])
         return predict(model, index[is_test]), _own_weights(model, shipped) if repeat == 0 else {}
 
-    answers = spread(answer, parts, "folds")
+    threads = THREADS if is_small(shipped) else 1  # large networks have work for all threads
+    answers = spread(answer, parts, "folds", threads)
     for (repeat, is_test, is_valid), (answered, state) in zip(parts, answers, strict=True):
         logits[repeat, is_test], labels[is_test] = answered
         trained_on.append((~is_test & ~is_valid).mean())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from utils.config import SEED
+from utils.config import RANDOM_NUMBERS, SEED
 from utils.files import check_copy
 from utils.images import read_image
 
@@ -108,7 +108,7 @@ class ImageDataset(Dataset):
             return self.transform(image)
         name = zlib.crc32(path.relative_to(self.folder).as_posix().encode())
         draw = np.random.SeedSequence([self.augmentation.seed, epoch, name]).generate_state(1, np.uint64)
-        with torch.random.fork_rng(devices=[]):
+        with RANDOM_NUMBERS, torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(draw[0]))
             return self.augmentation.transform(image)
 

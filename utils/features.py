@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.files import whole_file
-from utils.model import DEVICE, LARGE_NETWORK, classifier_names, few_threads_if_small
+from utils.model import DEVICE, classifier_names, is_small, one_thread_if_small
 from utils.progress import spread
 
 
@@ -47,7 +47,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         if not missing:
             return batch_keys, {}
         run = run or _compile(model, images)  # only now: an export takes seconds
-        with few_threads_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
+        with one_thread_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
             return batch_keys, dict(zip(missing, run(images[list(missing.values())]), strict=True))
 
     keys, computed = [], {}
@@ -70,18 +70,23 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def to_onnx(model: nn.Module, shape: Sequence[int]) -> bytes:
+    """Export a network without its last layer, for images of one shape (N, 3, S, S); → the ONNX file."""
+    file, images = io.BytesIO(), torch.zeros(*shape, device=next(model.parameters()).device)
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
+        torch.onnx.export(_Body(model).eval(), (images,), file, input_names=["input"], dynamo=False)
+    return file.getvalue()
+
+
 def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
     """Ready a network for many images: as it is, or exported where that pays."""
     body = _Body(model).eval()
-    if DEVICE.type != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
+    if DEVICE.type != "cpu" or is_small(model):
         return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
     from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
 
-    file = io.BytesIO()
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
-        torch.onnx.export(body, (torch.zeros(BATCH, *images.shape[1:]),), file, input_names=["input"], dynamo=False)
-    session = open_session(file.getvalue())
+    session = open_session(to_onnx(model, (BATCH, *images.shape[1:])))
 
     def run(images: Tensor) -> np.ndarray:
         filled = nn.functional.pad(images, (0,) * 7 + (-len(images) % BATCH,))  # the batch is fixed, which is faster

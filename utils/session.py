@@ -44,7 +44,20 @@ def open_session(
         if isinstance(path, bytes):
             raise
         reason = str(error).split(" : ")[-1]
+        if _is_whole(path):
+            name = relative(path)
+            raise InputError(f"{name} cannot be read by ONNX Runtime, though the file is whole: {reason}") from error
         raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a file holds a network, whatever ONNX Runtime thinks of it."""
+    try:
+        import onnx  # only now: whoever only runs files need not have it
+
+        return len(onnx.load(path, load_external_data=False).graph.node) > 0
+    except Exception:  # protobuf's own kind, among others
+        return False
 
 
 def run_model(path: Path, images: np.ndarray, batch: int = BATCH, **options) -> np.ndarray:

@@ -16,7 +16,7 @@ class Changes(NamedTuple):
 
     answers: np.ndarray  # (N,) of the first model
     margins: np.ndarray  # (N, C) ≥ 0, of the answer to each other class
-    moves: np.ndarray  # (N, C) ≥ 0, how far the second model moved each class towards the answer, as the margin shrank
+    moves: np.ndarray  # (N, C) ≥ 0, by how much each margin shrank
     flipped_to: np.ndarray  # (N,) the answer of the second model
     groups: np.ndarray  # (N,)
 

@@ -140,6 +140,8 @@ def _limits(report: dict) -> str:
         caution = f"Training and test images of {names} show the same object: the scores say little about others."
     strangers = _strangers(report.get("train", {}).get("novelty"), report.get("quantization", {}).get("deploy", {}))
     runtimes = describe_runtimes(report["comparison"].get("runtimes", []))
+    if hint := report.get("dataset", {}).get("hint"):
+        caution = f"{caution} {hint}."
     times = f"Times are those of {machine['name']}, {machine['threads']} threads."
     return f"## Limitations\n\n{caution} {strangers} {runtimes} {times}"
 

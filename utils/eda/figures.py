@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import LogLocator, NullLocator
 
 from utils.plots import COLORS
 
@@ -45,4 +46,26 @@ def lower_bounds(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.barh(bounds.index, 1 - bounds[inner], left=bounds[inner], height=0.35, color=COLORS[0], label=inner)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     ax.set(xlim=(0, 1), ylim=(len(bounds) - 0.4, -0.6))
+    return ax
+
+
+def networks(table: pd.DataFrame, chosen: str, budget_ms: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw each network's score, with its interval, against the time that INT8 is estimated to take; budget as a line.
+
+    `table` has the columns macro_f1, low, high, int8_ms, and a row for each network.
+    """
+    ax = ax or plt.gca()
+    for name, row in table.iterrows():
+        color = COLORS[1] if name == chosen else COLORS[0]
+        reach = [[row["macro_f1"] - row["low"]], [row["high"] - row["macro_f1"]]]
+        ax.errorbar(row["int8_ms"], row["macro_f1"], yerr=reach, fmt="o", color=color, capsize=3)
+        place = row["int8_ms"], row["high"]
+        ax.annotate(name, place, (0, 3), textcoords="offset points", color=color, rotation=40, fontsize=8)
+    if budget_ms:
+        ax.axvline(budget_ms, color=COLORS[6], lw=1, ls=":")
+    ax.set(xscale="log", xlabel="ms for one photo in INT8, estimated; dotted: budget", ylabel="macro-F1 out of fold")
+    ax.set_xlim(0.7 * table["int8_ms"].min(), 2 * table["int8_ms"].max())
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     return ax

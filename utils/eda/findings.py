@@ -7,6 +7,15 @@ import pandas as pd
 from utils.config import listing
 
 
+def describe_files(images: int, classes: int, refused: int, skipped: dict[str, int]) -> str:
+    """Say how many files there are of each kind; `skipped` counts by extension those that are no images."""
+    sentence = f"**{images} images in {classes} classes; {refused} files refused.**"
+    if not skipped:
+        return sentence
+    by_suffix = listing(f"{suffix} {count}" for suffix, count in skipped.items())
+    return f"{sentence} {sum(skipped.values())} more were skipped, as no images: {by_suffix}."
+
+
 def describe_leaks(leaks: int, random_leaks: int, series: Sequence[str]) -> str:
     """Say how many pairs of images of one group the split parts, and which classes, each a `series`, it had to cut."""
     sentence = f"Pairs of images of one group in different parts: **{leaks}** here, {random_leaks} in a random split."

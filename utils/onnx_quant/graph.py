@@ -11,7 +11,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from utils.files import whole_file
 
-LAYERS = ("Conv", "Gemm")  # operators with weights
+LAYERS = ("Conv", "Gemm")  # operators with weights and a bias
 
 
 def strip(model: ModelProto) -> None:
@@ -26,10 +26,20 @@ def strip(model: ModelProto) -> None:
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
 
 
+def layers(model: ModelProto) -> list[NodeProto]:
+    """List the nodes with weights: Conv, Gemm, and MatMul by a constant, but not MatMul of two activations."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in LAYERS or (node.op_type == "MatMul" and weights.intersection(node.input))
+    ]
+
+
 def stem(model: ModelProto) -> list[NodeProto]:
-    """List the nodes before the second layer with weights: the first convolution and what follows it."""
-    layers = [position for position, node in enumerate(model.graph.node) if node.op_type in LAYERS]
-    return list(model.graph.node)[: layers[1]] if len(layers) > 1 else []
+    """List the nodes before the second layer with weights: the first layer and what follows it."""
+    nodes, weighted = list(model.graph.node), layers(model)
+    return nodes[: nodes.index(weighted[1])] if len(weighted) > 1 else []
 
 
 def flatten_channels_last(model: ModelProto) -> None:

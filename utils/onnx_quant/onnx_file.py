@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from utils.config import InputError, relative
-from utils.onnx_quant.graph import strip
+from utils.onnx_quant.graph import overflow_share, strip
 from utils.session import BATCH, open_session, run_model
 
 
@@ -62,3 +63,17 @@ def check_parity(model: nn.Module, path: Path, images: np.ndarray, batch_sizes: 
         same = float((missed <= 2 * difference).mean())  # both logits may be off by the difference
         rows.append((batch, float(difference), float(difference / np.abs(expected).max()), same))
     return pd.DataFrame(rows, columns=["batch", "max_abs_diff", "relative", "same_answer"]).set_index("batch")
+
+
+def measure_overflow(path: Path, images: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+    """Compare the logits (N, C) of an INT8 file on this CPU with those of sums that cannot overflow.
+
+    Returns their largest difference, how many answers differ, and the share of weight pairs that could overflow
+    elsewhere. The first two are None where ONNX Runtime has no such sums for the file.
+    """
+    found = {"max_abs_diff": None, "changed_answers": None, "pairs_that_could_overflow": overflow_share(path)}
+    with suppress(InputError):
+        precise = run_model(path, images, precise=True)
+        found["max_abs_diff"] = float(np.abs(precise - logits).max())
+        found["changed_answers"] = int((precise.argmax(1) != logits.argmax(1)).sum())
+    return found

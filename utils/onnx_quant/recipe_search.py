@@ -14,8 +14,8 @@ import pandas as pd
 from utils.config import SEED
 from utils.metrics import confusion, macro_f1
 from utils.onnx_quant.calibration import CalibrationSet
-from utils.onnx_quant.graph import LAYERS
-from utils.onnx_quant.recipes import Recipe, candidate_recipes, type_recipes
+from utils.onnx_quant.graph import layers
+from utils.onnx_quant.recipes import Recipe, base_recipe, candidate_recipes
 from utils.progress import progress
 from utils.session import open_session, run_model
 
@@ -70,7 +70,7 @@ def search_recipe(
         paths |= quantize_all(quantize, first, Path(folder))
         rows, stage, sensitivity = score_files(paths, scoring), 1, pd.Series(dtype=float)
         if everything or not within_budget(pd.DataFrame(rows[1:]), rows[0], budget).any():
-            stage, sensitivity = 2, rank_sensitivity(quantize, type_recipes(cpu)[0], scoring)
+            stage, sensitivity = 2, rank_sensitivity(quantize, base_recipe(cpu, scoring.prepared_path), scoring)
             every_recipe = candidate_recipes(cpu, scoring.prepared_path, list(sensitivity.index))
             further = quantize_all(quantize, every_recipe[len(first) :], Path(folder))
             rows, paths = rows + score_files(further, scoring), paths | further
@@ -147,7 +147,7 @@ def rank_sensitivity(quantize: Quantize, recipe: Recipe, scoring: ScoringSet, im
     Biases are not corrected here, which would hide the differences.
     """
     recipe = recipe._replace(correct_biases=False)
-    layers = [node.name for node in onnx.load(scoring.prepared_path).graph.node if node.op_type in LAYERS]
+    names = [node.name for node in layers(onnx.load(scoring.prepared_path))]
     some = scoring.images[:: max(1, len(scoring.images) // images)][:images]
     reference = run_model(scoring.float_path, some)
 
@@ -156,7 +156,7 @@ def rank_sensitivity(quantize: Quantize, recipe: Recipe, scoring: ScoringSet, im
             quantize(Path(folder) / "part.onnx", recipe._replace(nodes_to_exclude=tuple(excluded)))
             return sqnr_db(reference, run_model(Path(folder) / "part.onnx", some))
 
-    groups = np.array_split(layers, max(1, math.isqrt(len(layers))))
+    groups = np.array_split(names, max(1, math.isqrt(len(names))))
     best = max(progress(groups, "groups of layers"), key=sqnr_without)
     nothing = sqnr_without([])
     gains = {str(name): sqnr_without([name]) - nothing for name in progress(best, "layers")}

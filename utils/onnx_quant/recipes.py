@@ -10,6 +10,11 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from utils.onnx_quant.graph import stem
 
 X86 = {"x86_64", "amd64", "x86"}
+LAYERS_ONLY = ("Conv", "Gemm", "MatMul", "Relu", "Clip")  # layers with weights, and activations that fuse with them
+# what 8 bits are quick and close enough for besides; normalizations are not, nor is softmax
+BETWEEN_LAYERS = ("Add", "Mul", "Sigmoid", "Concat", "Split", "Slice", "Pad", "Resize", "MaxPool", "AveragePool")
+SHAPES = ("GlobalAveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+EVERY = LAYERS_ONLY + BETWEEN_LAYERS + SHAPES
 
 
 class Recipe(NamedTuple):
@@ -21,7 +26,8 @@ class Recipe(NamedTuple):
     calibrate_method: CalibrationMethod = CalibrationMethod.MinMax
     nodes_to_exclude: tuple[str, ...] = ()
     correct_biases: bool = True
-    note: str = ""  # what is excluded, in words
+    operators: tuple[str, ...] = EVERY
+    note: str = ""  # what stays in float, in words
 
     @property
     def name(self) -> str:
@@ -51,21 +57,34 @@ def type_recipes(cpu: dict) -> list[Recipe]:
     return [unsigned, seven_bits] if cpu["vnni"] else [seven_bits, unsigned]
 
 
+def base_recipe(cpu: dict, prepared_path: Path) -> Recipe:
+    """Return the recipe that the others vary: the CPU's best type, for layers alone in networks that multiply.
+
+    What is multiplied is a gate (squeeze-and-excitation, SiLU, attention): rounded, its errors multiply, too.
+    """
+    best, graph = type_recipes(cpu)[0], onnx.load(prepared_path).graph
+    multiplies = any(node.op_type == "Mul" for node in graph.node)
+    return best._replace(operators=LAYERS_ONLY, note="layers only") if multiplies else best
+
+
 def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] = ()) -> list[Recipe]:
     """List the recipes to choose from: the number types, the two best of them with the stem in float, two references.
 
-    These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. Once it
-    is known which nodes are `sensitive`, up to three more follow that take longer to try: the most sensitive node
-    behind the stem stays in float, or outliers are cut off the ranges (percentile, entropy).
+    These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. In
+    networks that multiply, everything but the layers may stay in float. Once it is known which nodes are `sensitive`,
+    up to three more follow that take longer to try: the most sensitive node behind the stem stays in float, or outliers
+    are cut off the ranges (percentile, entropy).
     """
-    types = type_recipes(cpu)
+    types, base = type_recipes(cpu), base_recipe(cpu, prepared_path)
     stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
     spared = [recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types[:2]]
-    first = [*types, *spared, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
+    sparing = [base] if base != types[0] else []
+    first = [*types, *spared, *sparing, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
     if not sensitive:
         return first
-    further = [types[0]._replace(calibrate_method=CalibrationMethod[name]) for name in ("Percentile", "Entropy")]
+    further = [base._replace(calibrate_method=CalibrationMethod[name]) for name in ("Percentile", "Entropy")]
     outside = [name for name in sensitive if name not in stem_nodes]  # the stem has its candidates above
     if outside:
-        further.insert(0, types[0]._replace(nodes_to_exclude=(outside[0],), note=f"{outside[0]} in float"))
+        note = ", ".join(filter(None, [base.note, f"{outside[0]} in float"]))
+        further.insert(0, base._replace(nodes_to_exclude=(outside[0],), note=note))
     return [*first, *further]

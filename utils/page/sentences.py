@@ -51,10 +51,10 @@ def limits(report: dict, rows: list[dict], knows_strangers: bool) -> list[str]:
         f"{vague['high']} right."
     )
     if knows_strangers:
-        caught = report["train"]["novelty"]["caught"]
+        novelty = report["train"].get("novelty")
+        times = f"{novelty['caught']:.0%} of the time" if novelty else "sometimes"
         said.append(
-            f"Shown something that is none of its classes, it says “unknown” {caught:.0%} of the time, and otherwise "
-            "names one of them."
+            f"Shown something that is none of its classes, it says “unknown” {times}, and otherwise names one of them."
         )
     else:
         said.append("It only knows these classes. Shown anything else, it names one of them all the same.")
@@ -71,8 +71,8 @@ def _files_left_out(dataset: dict) -> list[str]:
     dropped = dataset.get("corrections", {}).get("dropped", 0)  # listed as refused, too
     if refused := len(dataset.get("refused", [])) - dropped:
         said.append(f"{count(refused, 'file')} could not be read and had no part in this.")
-    if skipped := sum(dataset.get("skipped", {}).values()):
-        said.append(f"{count(skipped, 'file')} of other kinds, such as HEIC, had no part in this.")
+    if skipped := dataset.get("skipped"):
+        said.append(f"{count(sum(skipped.values()), 'file')} of other kinds ({listing(skipped)}) had no part in this.")
     if suspects := len(dataset.get("suspects", [])):
         said.append(
             f"{count(suspects, 'photo')} may lie in the wrong folder, which would count right answers as wrong."

@@ -2,10 +2,13 @@
 
 import contextlib
 import io
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.metrics.road import ROADCombined
@@ -18,48 +21,103 @@ from utils.config import SEED
 from utils.datasets import ImageDataset, make_loader, to_pixels
 from utils.model import predict
 
-MIN_SIDE = 7
+MIN_SIDE = 7  # of a map: a smaller one shows no place
+CHECKS = ["likeness to random", "heat on the border", "ROAD"]
 
 
-@torch.no_grad()
-def cam_layer(model: nn.Module, images: Tensor) -> nn.Module:
-    """Find the deepest layer whose map is still at least 7×7; the very last one may have shrunk to 2×2."""
-    maps: list[nn.Module] = []
+class _Parted(nn.Module):
+    """A network with a place between its features and its head where the last feature map can be looked at."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.last = model, nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_head(self.last(self.model.forward_features(images)))
+
+
+def to_map(output: Tensor, channels: int, prefix: int = 0) -> Tensor | None:
+    """Lay features out as maps (N, C, H, W) by their number of channels; None when they are no map.
+
+    Networks have them as (N, C, H, W), as (N, H, W, C), or as tokens (N, prefix + H·W, C), where some tokens before
+    those of the picture stand for none of its places.
+    """
+    if not isinstance(output, Tensor) or channels not in output.shape[1:]:
+        return None
+    if output.ndim == 4:
+        return output if output.shape[1] == channels else output.movedim(3, 1)
+    for skipped in (prefix, 0):
+        side = math.isqrt(max(0, output.shape[1] - skipped))
+        if output.ndim == 3 and side**2 == output.shape[1] - skipped:
+            return output[:, skipped:].movedim(2, 1).unflatten(2, (side, side))
+    return None
+
+
+def cam_layer(parted: _Parted, image: Tensor) -> tuple[nn.Module, Callable] | None:
+    """Find the deepest layer whose map is at least 7×7, else the largest map, and how to lay it out; None without any.
+
+    Asked are the stages that the network names (timm's `feature_info`) and what it hands to its head. Of a transformer
+    that answers by one token, the last maps have no say in the answer: without a gradient, a map does not count.
+    """
+    body = getattr(parted.model, "body", parted.model)
+    named = {info["module"]: info["num_chs"] for info in getattr(body, "feature_info", [])}
+    channels = {module: named[name] for name, module in body.named_modules() if name in named}
+    outputs = _observe(parted, image, [*channels, parted.last])
+    if parted.last in outputs:
+        channels[parted.last] = getattr(body, "num_features", outputs[parted.last].shape[1])
+    found = []
+    for module, output in outputs.items():
+        layout = partial(to_map, channels=channels[module], prefix=getattr(body, "num_prefix_tokens", 0))
+        gradient = None if output.grad is None else layout(output.grad)
+        if gradient is not None and min(gradient.shape[2:]) > 1 and gradient.any():
+            found.append((min(MIN_SIDE, *gradient.shape[2:]), len(found), module, layout))
+    return max(found)[2:] if found else None
+
+
+def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
+    """Run a network on an image (1, 3, H, W); → what modules return, in their order, with the answer's gradient."""
+    outputs: dict[nn.Module, Tensor] = {}
 
     def remember(module: nn.Module, _: tuple, output: Tensor) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[-2:]) >= MIN_SIDE:
-            maps.append(module)
+        if isinstance(output, Tensor):
+            output.retain_grad()
+            outputs[module] = output
 
-    leaves = [module for module in model.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(remember) for leaf in leaves]
+    handles = [module.register_forward_hook(remember) for module in modules]
     try:
-        model.eval()(images[:1])
+        network(image.clone().requires_grad_(True)).max().backward()
     finally:
         for handle in handles:
             handle.remove()
-    return maps[-1]
+    return outputs
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.ndarray:
     """Compute the heat (N, H, W) in [0, 1] that each image (N, 3, H, W) gives its target class.
 
-    The model keeps its mode and its gradients are cleared. Images may come from a network with frozen layers.
+    Nan, and a printed sentence, if the architecture has no map. The model keeps its mode and its gradients are cleared.
+    Images may come from a network with frozen layers.
     """
     training = model.training
-    device = next(model.parameters()).device
-    images = images.to(device)
-    cam = GradCAM(model.eval(), [cam_layer(model, images)])
+    images = images.to(next(model.parameters()).device)
+    parted = _Parted(model).eval()
     try:
+        layer = cam_layer(parted, images[:1])
+        if layer is None:
+            print("Grad-CAM has no map for this architecture: its features have no place in the picture.")
+            return np.full((len(images), *images.shape[2:]), np.nan, dtype=np.float32)
+        cam = GradCAM(parted, [layer[0]], layer[1])
         # a frozen network has no other input that asks for gradients
-        return cam(images.clone().requires_grad_(True), [ClassifierOutputTarget(int(target)) for target in targets])
-    finally:
+        heat = cam(images.clone().requires_grad_(True), [ClassifierOutputTarget(int(target)) for target in targets])
         cam.activations_and_grads.release()
+        return heat
+    finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
 
 
 def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the heat (N, H, W) that images give the class which the model takes them for, and that class (N,)."""
+    """Compute the heat (N, H, W), as `grad_cam`, for the class which the model takes each image for; and that class."""
     answers = predict(model, make_loader(dataset, batch_size=64))[0].argmax(axis=1)
     return grad_cam(model, dataset.stack(), answers), answers
 
@@ -94,10 +152,21 @@ def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Se
         return metric(images, heat, [ClassifierOutputTarget(int(target)) for target in targets], classify)
 
 
+def check_maps(
+    model: nn.Module, images: Tensor, heat: np.ndarray, random_heat: np.ndarray, targets: Sequence[int]
+) -> pd.DataFrame:
+    """Measure how far maps (N, H, W) can be believed; a row per image, nan where the architecture has no map."""
+    if not np.isfinite(heat).all():
+        return pd.DataFrame(np.nan, range(len(heat)), CHECKS)
+    columns = similarity(heat, random_heat), border_share(heat), faithfulness(model, images, heat, targets)
+    return pd.DataFrame(dict(zip(CHECKS, columns, strict=True)))
+
+
 def overlays(dataset: ImageDataset, heat: np.ndarray, preprocessing: dict) -> list[np.ndarray]:
-    """Blend heat (N, H, W) over the images as the network sees them; → uint8 (H, W, 3) each."""
+    """Blend heat (N, H, W) over the images as the network sees them, none where it is nan; → uint8 (H, W, 3) each."""
     pictures = []
     for (image, _), heat_map in zip(dataset, heat, strict=True):
         pixels = to_pixels(image, preprocessing).astype(np.float32)
-        pictures.append(show_cam_on_image(pixels, heat_map, use_rgb=True))
+        known = np.isfinite(heat_map).all()
+        pictures.append(show_cam_on_image(pixels, heat_map, use_rgb=True) if known else np.uint8(255 * pixels))
     return pictures

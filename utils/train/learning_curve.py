@@ -1,19 +1,17 @@
 """The learning curve: scores of heads, on frozen features, by the number of images that they are trained on."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from utils.config import SEED, THREADS
 from utils.cross_validation import grouped_folds
 from utils.intervals import resample_weights
 from utils.metrics import weighted_macro_f1
-from utils.progress import progress
+from utils.progress import spread
 from utils.train.head import Views, fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
@@ -87,7 +85,6 @@ def thin_class(views: Views, curve: Curve, label: int) -> Curve:
     return half._replace(images=images, answers=np.stack([half.answers[0], curve.answers[-1, :1]]))
 
 
-@threadpool_limits.wrap(limits=1)  # heads are fitted side by side instead
 def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
     image_of = pd.factorize(views.paths)[0]  # the first rows are the images as they are
     count = image_of.max() + 1
@@ -105,13 +102,13 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
             if share < 1 or draw == 0:  # all groups are the same ones in every draw
                 jobs.append((size, [draw] if share < 1 else list(range(draws)), places < share, test))
 
-    def ask(job: tuple) -> None:
-        size, of_draws, known, test = job
+    def ask(job: tuple) -> np.ndarray:
+        _, _, known, test = job
         weight, bias = fit_head(views.take(known[image_of]), num_classes)
-        answers[size][np.ix_(of_draws, test)] = (views.features[test] @ weight.T + bias).argmax(axis=1)
+        return (views.features[test] @ weight.T + bias).argmax(axis=1)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(progress(pool.map(ask, jobs), "learning curve", len(jobs)))
+    for (size, of_draws, _, test), answer in zip(jobs, spread(ask, jobs, "learning curve", THREADS), strict=True):
+        answers[size][np.ix_(of_draws, test)] = answer
     asked = np.sort(np.concatenate([test for _, test in folds]))
     return Curve(images, thinned, answers[..., asked], labels[asked], groups[asked])
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from scipy.special import logsumexp
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from utils.config import SEED
 from utils.cross_validation import fold_parts
@@ -68,8 +69,8 @@ def show_made_up(network: nn.Module, detector: Detector, images: Tensor, cache: 
     noise = torch.randn(images.shape, generator=generator)
     shown = {"": images, "noise": noise, "plain colors": noise[:, :, :1, :1].expand_as(images)}
     shown["shuffled tiles"] = _shuffle_tiles(images, generator)
-    batches = [(batch, None) for batch in torch.cat(list(shown.values())).split(64)]
-    features = np.split(extract_features(network, batches, cache), len(shown))
+    loader = DataLoader(TensorDataset(torch.cat(list(shown.values()))), batch_size=64)
+    features = np.split(extract_features(network, loader, cache), len(shown))
     known, *made_up = (pd.DataFrame(_measure(network, detector, rows)).reset_index(names="group") for rows in features)
     tables = []
     for name, table in zip(list(shown)[1:], made_up, strict=True):

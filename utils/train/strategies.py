@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from utils.config import THREADS
 from utils.cross_validation import grouped_folds
 from utils.datasets import ImageDataset, make_loader
 from utils.intervals import macro_f1_difference_interval
 from utils.metrics import macro_f1
 from utils.model import predict
+from utils.progress import spread
 from utils.train.head import Views, fit_head
 
 BASELINE = "minority only"
@@ -50,10 +52,12 @@ def compare_strategies(views: Views, minority: Sequence[int]) -> pd.DataFrame:
         "class weights": plain,
         "oversampling": np.concatenate([plain, *repeated]),
     }
-    answers = {}
-    for name, rows in chosen.items():
+
+    def answer(name: str) -> np.ndarray:
         class_weight = "balanced" if name == "class weights" else None
-        answers[name] = head_out_of_fold(views.take(rows), class_weight).argmax(axis=1)
+        return head_out_of_fold(views.take(chosen[name]), class_weight).argmax(axis=1)
+
+    answers = dict(zip(chosen, spread(answer, chosen, "strategies", THREADS), strict=True))
     table = pd.DataFrame(index=list(chosen), columns=["macro_f1", "difference", "low", "high"], dtype=float)
     for name, predictions in answers.items():
         table.loc[name, "macro_f1"] = macro_f1(labels, predictions, len(counts))

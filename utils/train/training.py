@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import InputError, listing, relative, require
 from utils.metrics import cross_entropy, macro_f1
-from utils.model import DEVICE, classifier_names, few_threads_if_small
+from utils.model import DEVICE, classifier_names, one_thread_if_small
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 HEAD_RATE = 3  # times the learning rate of the pretrained layers
@@ -55,7 +55,7 @@ def train_epoch(
     """
     model.train()
     total, seen = 0.0, 0
-    with few_threads_if_small(model):
+    with one_thread_if_small(model):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
             if not math.isfinite(loss.item()):
