@@ -1,7 +1,7 @@
-"""INT8 beside fp32, PyTorch and OpenVINO: python -m bench.quantization [--arch A --name RUN --data DIR].
+"""INT8 beside fp32, PyTorch, OpenVINO and onnxsim: python -m bench.quantization [--arch A --name RUN --data DIR].
 
-Needs the checkpoint that run.py makes with the same options and, for the last two rows, openvino and nncf, which
-nothing else here needs. The images are split into halves: the first calibrates, chooses the recipe and corrects the
+Needs the checkpoint that run.py makes with the same options and, for the last rows, openvino with nncf, and onnxsim,
+which nothing else here needs. The images are split into halves: the first calibrates, chooses the recipe and corrects the
 biases, by the functions of onnx_quant.ipynb; the second is what the table is measured on. Each model runs in a process
 of its own with as many threads, and rounds visit them in random order: read the ratios, not the milliseconds.
 """
@@ -65,7 +65,9 @@ def compare(options: Options, folder: Path) -> None:
     print(f"{arch}: {len(first)} images calibrate and choose, {len(second)} are measured on")
     files = {"pytorch": checkpoint, "onnx": float_path}
     files |= quantize_ours(partial(quantize, first.prepared_path, first), first, float_path)
-    files |= quantize_openvino(float_path, first.sample(len(first)))
+    shown = first.sample(len(first))
+    files |= quantize_openvino(float_path, shown)
+    files |= quantize_onnxsim(float_path, shown)
     print_table(files, np.stack([image.numpy() for image, _ in second]), np.array(second.labels))
 
 
@@ -135,6 +137,33 @@ def quantize_openvino(float_path: Path, images: np.ndarray) -> dict[str, Path]:
     paths = {name: float_path.with_name(f"{name}.xml") for name in ("openvino", "openvino int8")}
     openvino.save_model(model, paths["openvino"], compress_to_fp16=False)
     openvino.save_model(quantized, paths["openvino int8"], compress_to_fp16=False)
+    return paths
+
+
+def quantize_onnxsim(float_path: Path, images: np.ndarray) -> dict[str, Path]:
+    """Quantize by onnxsim: as it is, with its bias correction, and after its equalization; → files, or none without it.
+
+    Its AdaRound and AdaQuant leave convolutions as they are, so there is nothing of theirs to measure here.
+    """
+    if not importlib.util.find_spec("onnxsim"):
+        print("no onnxsim rows: pip install onnxsim")
+        return {}
+    import onnx
+    import onnxsim
+
+    batches = [{"input": image[None]} for image in images]
+    started, plain = time.perf_counter(), onnx.load(float_path)
+    quantized = onnxsim.quantize_static(plain, batches, full_graph=True)
+    equalized = onnxsim.cross_layer_equalize(plain)
+    models = {
+        "onnxsim": quantized,
+        "onnxsim corrected": onnxsim.correct_bias(plain, quantized, batches[:32]),
+        "onnxsim equalized": onnxsim.quantize_static(equalized, batches, full_graph=True),
+    }
+    print(f"onnxsim: three files in {time.perf_counter() - started:.1f} s")
+    paths = {name: float_path.with_name(f"{name}.onnx") for name in models}
+    for name, path in paths.items():
+        onnx.save(models[name], path)
     return paths
 
 
