@@ -1,9 +1,9 @@
 """INT8 beside fp32, PyTorch, OpenVINO and onnxsim: python -m bench.quantization [--arch A --name RUN --data DIR].
 
 Needs the checkpoint that run.py makes with the same options and, for the last rows, openvino with nncf, and onnxsim,
-which nothing else here needs. The images are split into halves: the first calibrates, chooses the recipe and corrects the
-biases, by the functions of onnx_quant.ipynb; the second is what the table is measured on. Each model runs in a process
-of its own with as many threads, and rounds visit them in random order: read the ratios, not the milliseconds.
+which nothing else here needs. The images are split into halves: the first calibrates, chooses the recipe and corrects
+the biases, by the functions of onnx_quant.ipynb; the second is what the table is measured on. Each model runs in a
+process of its own with as many threads, and rounds visit them in random order: read the ratios, not the milliseconds.
 """
 
 import importlib.util
