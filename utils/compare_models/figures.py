@@ -40,8 +40,8 @@ def flips(changed: Changes, ax: Axes | None = None) -> Axes:
     for chosen, name, size in ((~flipped, "onnx", 8), (flipped, "int8", 40)):
         ax.scatter(margins[chosen], moves[chosen], size, MODEL_COLORS[name], alpha=0.6, lw=0)
     ax.plot([low, high], [low, high], color="black", lw=1)
-    label = f"{flipped.sum()} flipped" if flipped.any() else "no answer flipped"
-    ax.text(0.02, 0.97, f"above the line: {label}", transform=ax.transAxes, va="top", bbox=LABEL_BOX)
+    label = f"above the line an answer flips: {flipped.sum() or 'none'} did"
+    ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top", bbox=LABEL_BOX)
     ax.set(xscale="log", yscale="log", ylim=(low * 0.8, high), xlim=(margins.min() * 0.8, high))
     ax.set(xlabel="margin of the float model's answer, in logits", ylabel="INT8's move\ntowards another")
     return ax
