@@ -39,7 +39,7 @@ def test_text_files_are_opened_as_utf_8(source):
         mode = [each.value for each in call.args if isinstance(each, ast.Constant)]
         binary = any(isinstance(each, str) and "b" in each and len(each) < 4 for each in mode)
         named = getattr(getattr(call.func, "value", None), "id", "")
-        if name(call) in OPENING and not binary and named not in {"Image", "webbrowser"}:
+        if name(call) in OPENING and not binary and named not in {"Image", "tarfile", "webbrowser"}:
             assert "encoding" in words, f"{source.name}, line {call.lineno}: the system decides the encoding"
 
 

@@ -12,29 +12,21 @@ from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_run
 from utils.config import CHECKPOINTS, ROOT, InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
-from utils.model import load_model
+from utils.model import build_model, load_model, replace_classifier
 from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.recipes import type_recipes
 
-CONTIGUOUS = ".to(memory_format=torch.contiguous_format)"
 INT8 = "the INT8 file"
 
 
-@pytest.fixture(scope="module")
-def photos():
-    """Every seventh of the embedded photos, as a network of 64 pixels takes them."""
+def quantized(model: torch.nn.Module, size: int, folder):
+    """Export, prepare and quantize as the notebook does, for every seventh embedded photo; → both files, the photos."""
+    preprocessing = dict(PREPROCESSING, image_size=size)
     index = scan_folder(ROOT / "data" / "train")[0].iloc[::7]
-    transform = evaluation_transform(PREPROCESSING)
-    return partial(
-        ImageDataset, ROOT / "data" / "train", classes=sorted(set(index["class"])), transform=transform
-    ), index
-
-
-def quantized(model: torch.nn.Module, photos, folder, **edits):
-    """Export, prepare and quantize as the notebook does; → both files."""
-    image_set, index = photos
-    path = to_onnx(model.eval(), folder / "net.onnx", **edits)
+    classes, transform = sorted(set(index["class"])), evaluation_transform(preprocessing)
+    image_set = partial(ImageDataset, ROOT / "data" / "train", classes=classes, transform=transform)
+    path = to_onnx(model.eval(), folder / "net.onnx", preprocessing=preprocessing)
     prepare(path, folder / "prepared.onnx")
     images = CalibrationSet(folder / "prepared.onnx", image_set, index)
     (quantize,) = define("onnx_quant", "quantize")
@@ -44,34 +36,26 @@ def quantized(model: torch.nn.Module, photos, folder, **edits):
 
 @pytest.fixture(scope="module")
 def pooled():
-    """A small network of timm with global pooling, laid out as `load_model` leaves it, whose answers are far apart."""
-    import timm
-
+    """A network of timm with global pooling, laid out as `load_model` leaves it, whose answers are far apart."""
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=3).to(memory_format=torch.channels_last)
+    model, _ = build_model("efficientnet_lite0")
+    replace_classifier(model, 3)
     model.get_classifier().weight.data *= 20
-    return model
+    return model.cpu()
 
 
 @pytest.mark.parametrize("arch", ["conv_net", "pooled"])
-def test_files_give_the_same_answers_in_every_runtime(arch, pooled, photos, tmp_path):
-    model = pooled if arch == "pooled" else load_model(CHECKPOINTS / "conv_net.pth")[0]
-    found = compare_runtimes(*quantized(model, photos, tmp_path))
+def test_files_give_the_same_answers_in_every_runtime(arch, pooled, tmp_path):
+    model, size = (pooled, 96) if arch == "pooled" else (load_model(CHECKPOINTS / "conv_net.pth")[0], 64)
+    found = compare_runtimes(*quantized(model, size, tmp_path))
     assert set(found["runtime"]) == set(RUNTIMES) - {"ONNX Runtime"} and len(found) == 8
     assert (found["agreement"] >= 0.95).all(), found
-    assert (found["sqnr_db"][found["file"] == "float"] > 60).all()
+    by_default = found["runtime"] == "OpenVINO"  # which counts in bfloat16 where the CPU can
+    assert (found["sqnr_db"][(found["file"] == "float") & ~by_default] > 60).all()
+    assert (found["sqnr_db"][by_default] > 20).all()
     low, high = zip(*found["ci95"], strict=True)
     assert (np.array(low) < found["agreement"]).all() and (np.array(high) >= found["agreement"] - 1e-9).all()
     assert (found["latency_ratio"].str[0] > 0).all()
-
-
-def test_openvino_still_answers_otherwise_behind_a_gather(pooled, photos, tmp_path):
-    """When this fails, the export need not change the memory format."""
-    found = compare_runtimes(*quantized(pooled, photos, tmp_path, edits={CONTIGUOUS: ""}), ["OpenVINO"])
-    int8 = found[found["file"] == INT8].iloc[0]
-    assert int8["sqnr_db"] < 10
-    if int8["agreement"] < 0.99:
-        assert f"**In OpenVINO, {INT8} answers otherwise on" in describe_runtimes(found.to_dict("records"))
 
 
 def test_the_sentence_says_where_a_file_may_be_used():
