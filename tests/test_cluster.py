@@ -1,20 +1,24 @@
 """The same work on a cluster: a scheduler and two workers, started by hand in folders of their own."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, fill_folder
 from test_folds import Folds
+from test_processes import listen_to_signals
 from test_training import DETAILS, notebook_training
 
 import run
@@ -24,7 +28,7 @@ from utils.cross_validation import assign_folds, cross_validate
 from utils.files import sha256
 from utils.images import read_pictures, scan_folder
 from utils.model import ConvNet
-from utils.progress import spread, use_cluster
+from utils.progress import _Sent, spread, use_cluster
 
 WORKER = ["dask_worker", "--nthreads", "1", "--no-dashboard"]
 
@@ -206,7 +210,8 @@ def test_a_wrong_address_ends_in_a_sentence(monkeypatch, address):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_ctrl_c_leaves_no_worker_behind(project):
     command = [sys.executable, str(project / "run.py"), "--no-venv", "--cluster", "local", "--name", "stopped_cluster"]
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "preexec_fn": listen_to_signals}
+    process = psutil.Popen(command, **options)
     everyone = []
     while not any("spawn_main" in " ".join(child.cmdline()) for child in everyone):  # so a worker is called
         assert process.poll() is None
@@ -216,3 +221,16 @@ def test_ctrl_c_leaves_no_worker_behind(project):
     process.wait()
     _, alive = psutil.wait_procs(everyone, timeout=20)
     assert not alive
+
+
+def test_a_function_travels_from_worker_to_worker_as_it_was_sent():
+    """One that has opened a session by then could not: the second worker would wait for it for ever."""
+    kept = []
+
+    def work(sent: bytes) -> bytes:
+        kept.append(threading.Lock())
+        return sent
+
+    there = _Sent(cloudpickle.dumps(work))
+    assert there(b"items") == b"items"
+    assert pickle.loads(pickle.dumps(there))(b"others") == b"others"

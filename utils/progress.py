@@ -120,11 +120,11 @@ def _on_cluster(client: Client, work: Callable, items: list, name: str) -> Itera
 
     waiting = deque()
     try:
-        workers = _check_versions(client)
+        workers = max(1, _check_versions(client))  # none, for a moment, where one has died and starts again
         size = max(1, min(TASK, len(items) // (TASKS * workers)))
         starts = deque(range(0, len(items), size))
         # bytes, as the scheduler has none of this code; and by a task, whose result is made again if a worker dies
-        there = client.submit(cloudpickle.loads, cloudpickle.dumps(work), pure=False)
+        there = client.submit(cloudpickle.loads, cloudpickle.dumps(_Sent(cloudpickle.dumps(work))), pure=False)
         while starts or waiting:
             while starts and len(waiting) < AHEAD * workers:
                 start = starts.popleft()
@@ -143,6 +143,23 @@ def _on_cluster(client: Client, work: Callable, items: list, name: str) -> Itera
     finally:
         if client.status == "running":
             client.cancel(list(waiting))
+
+
+class _Sent:
+    """A function as it was sent. Workers hand it on as that, since what it keeps once it ran may not travel."""
+
+    def __init__(self, packed: bytes):
+        self.packed = packed
+        self.function: Callable | None = None
+
+    def __reduce__(self) -> tuple:
+        return _Sent, (self.packed,)
+
+    def __call__(self, sent: bytes) -> bytes:
+        import cloudpickle
+
+        self.function = self.function or cloudpickle.loads(self.packed)
+        return self.function(sent)
 
 
 def _result(client: Client, future: Future) -> bytes:
