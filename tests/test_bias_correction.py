@@ -6,8 +6,8 @@ import pytest
 from nets import KEEP_FLOAT, residual_net, save_net, to_int8
 from onnx import helper, numpy_helper
 
+from utils.metrics import sqnr_db
 from utils.onnx_quant.bias_correction import correct_biases
-from utils.onnx_quant.recipe_search import sqnr_db
 from utils.session import run_model
 
 IMAGES = np.random.default_rng(1).normal(size=(40, 3, 16, 16)).astype(np.float32)

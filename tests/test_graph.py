@@ -10,8 +10,8 @@ import pytest
 from nets import KEEP_FLOAT, spoil, to_int8
 from onnx import helper, numpy_helper
 
+from utils.metrics import sqnr_db
 from utils.onnx_quant.graph import keep_float, overflow_share, prepare, stem
-from utils.onnx_quant.recipe_search import sqnr_db
 from utils.session import run_model
 
 IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scores: macro-F1, cross-entropy, calibration error."""
+"""Scores: macro-F1, cross-entropy, calibration error, and the noise of logits."""
 
 import numpy as np
 import pandas as pd
@@ -48,3 +48,9 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     """Mean distance of confidence and accuracy over the bins of `reliability` (Naeini et al. 2015)."""
     table = reliability(probabilities, labels, bins)
     return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
+
+
+def sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Signal-to-quantization-noise ratio of logits against the float model's, in decibel."""
+    noise = np.square(reference - logits, dtype=np.float64).sum()
+    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-12)))

@@ -1,6 +1,5 @@
 """The same ONNX file in other runtimes: whether it gives the same answers there, and how fast."""
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -10,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from utils.compare_models.latency import median_interval
+from utils.compare_models.latency_worker import time_calls
 from utils.config import SEED, THREADS, require
 from utils.intervals import wilson_interval
+from utils.metrics import sqnr_db
 from utils.progress import progress
 from utils.session import BATCH, open_session
 
 HERE = "ONNX Runtime"  # as everything else is measured with
-ROUNDS, VISIT_MS = 8, 20  # of timing
+ROUNDS = 8  # of timing
 Run = Callable[[np.ndarray], np.ndarray]  # images (N, 3, H, W) → logits (N, C)
 
 
@@ -67,7 +68,7 @@ def compare_runtimes(paths: dict[str, Path], images: np.ndarray, names: Sequence
             flips = np.flatnonzero(logits.argmax(1) != expected.argmax(1))
             row = {"runtime": name, "file": file, "agreement": 1 - len(flips) / len(images)}
             row |= {"ci95": wilson_interval(len(images) - len(flips), len(images)), "flips": flips.tolist()}
-            row |= {"sqnr_db": _sqnr_db(expected, logits), "latency_ratio": _latency_ratio(here, there, images[:1])}
+            row |= {"sqnr_db": sqnr_db(expected, logits), "latency_ratio": _latency_ratio(here, there, images[:1])}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -89,27 +90,13 @@ def _answer(run: Run, images: np.ndarray) -> np.ndarray:
     return np.concatenate([run(images[start : start + BATCH]) for start in starts])
 
 
-def _sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
-    noise = np.square(reference - logits, dtype=np.float64).sum()
-    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-12)))
-
-
 def _latency_ratio(first: Run, second: Run, image: np.ndarray) -> tuple[float, float, float]:
     """Time both in rounds, in random order; → the median of second's time over first's, and its 95 % interval."""
     generator, ratios = np.random.default_rng(SEED), []
     for _ in range(ROUNDS):
         quick = {}
         for position in generator.permutation(2):
-            quick[position] = np.percentile(_time_calls((first, second)[position], image), 25)
+            call = partial((first, second)[position], image)
+            quick[position] = np.percentile(time_calls(call, warm=False), 25)
         ratios.append(quick[1] / quick[0])
     return float(np.median(ratios)), *median_interval(np.array(ratios))
-
-
-def _time_calls(run: Run, image: np.ndarray) -> list[float]:
-    run(image)
-    times = []
-    while sum(times) < VISIT_MS:
-        begin = time.perf_counter()
-        run(image)
-        times.append((time.perf_counter() - begin) * 1e3)
-    return times

@@ -56,7 +56,7 @@ def describe_copies(folder: Path, index: pd.DataFrame, cache: Path) -> Copies:
     rows = features(ImageDataset(folder, index, classes, prepare))
     some = index.sort_values("path").sample(min(ALTERED, len(index)), random_state=SEED)
     altered = ImageDataset(folder, some, classes, prepare, Augmentation(alteration(prepare), classes))
-    original = features(ImageDataset(folder, some, classes, prepare))
+    original = rows[index.index.get_indexer(some.index)]
     first, second = features(altered.in_epoch(0)), features(altered.in_epoch(1))
     apart = [1 - (one * other).sum(axis=1) for one, other in ((original, first), (original, second), (first, second))]
     by_chance = _nearest_by_chance(rows, index["class"].to_numpy())

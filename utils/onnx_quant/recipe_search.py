@@ -12,7 +12,7 @@ import onnx
 import pandas as pd
 
 from utils.config import SEED
-from utils.metrics import confusion, macro_f1
+from utils.metrics import confusion, macro_f1, sqnr_db
 from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.graph import layers
 from utils.onnx_quant.recipes import Recipe, base_recipe, candidate_recipes
@@ -35,12 +35,6 @@ class ScoringSet(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
-
-
-def sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
-    """Signal-to-quantization-noise ratio of logits against the float model's, in decibel."""
-    noise = np.square(reference - logits, dtype=np.float64).sum()
-    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-12)))
 
 
 def score(labels: np.ndarray, reference: np.ndarray, logits: np.ndarray) -> dict[str, float]:
