@@ -102,7 +102,7 @@ def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_d
             return train_as_shown(train, valid)
 
         fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=2)
-        oof = cross_validate(index, fold_of, fit, names["views"].predict, ConvNet(2))
+        oof = cross_validate(index, fold_of, fit, names["views"].predict, ConvNet(2), threads=2)
         checkpoint.save_folds(tmp_path / "folds.pth", oof.networks, "body", **DETAILS)
         good, refused = scan_folder(folder)
         texts = [good.to_csv(), refused.to_csv(), str(oof.trained_on), sha256(tmp_path / "folds.pth")]

@@ -52,6 +52,15 @@ def found_by_us(net, tmp_path, images, batch_size=4, rows=slice(None)) -> dict:
     return as_saved(tmp_path / "ours.json")
 
 
+def assert_same(ours: dict, theirs: dict) -> None:
+    """Hold ranges together but for rounding: ONNX Runtime measures with an unoptimized graph, we with a quick one."""
+    assert set(ours["data"]) == set(theirs["data"])
+    for name, found in ours["data"].items():
+        for end in ("lowest", "highest"):
+            values = [np.array(ranges[end]["data"]) for ranges in (found, theirs["data"][name])]
+            np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def range_of_input(path) -> tuple[float, float]:
     low, high = load_tensors_data(path)["input"].range_value
     return np.asarray(low).item(), np.asarray(high).item()
@@ -61,7 +70,7 @@ def range_of_input(path) -> tuple[float, float]:
 def test_saved_ranges_are_those_of_onnxruntimes_own_calibrator(net, prepared_conv_net, tmp_path, batch_size):
     for path, images in ((net, IMAGES), (prepared_conv_net, LARGE_IMAGES)):
         ours = found_by_us(path, tmp_path, images, batch_size)
-        assert ours == found_by_onnxruntime(path, tmp_path, images, batch_size)
+        assert_same(ours, found_by_onnxruntime(path, tmp_path, images, batch_size))
         assert len(ours["data"]) >= len(onnx.load(path).graph.node)
 
 
@@ -71,9 +80,8 @@ def test_ranges_of_a_subset_are_those_of_calibrating_on_it_alone(request, tmp_pa
     path = request.getfixturevalue(kind)
     images = IMAGES * np.linspace(0.5, 2, len(IMAGES), dtype=np.float32)[:, None, None, None]
     for rows in ([7], [0, 1, 20], np.arange(0, 22, 2)):
-        assert found_by_us(path, tmp_path, images, batch_size, rows) == found_by_onnxruntime(
-            path, tmp_path, images[rows]
-        )
+        ours = found_by_us(path, tmp_path, images, batch_size, rows)
+        assert_same(ours, found_by_onnxruntime(path, tmp_path, images[rows]))
 
 
 def test_ranges_are_those_of_all_images_whatever_the_batch(net, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,11 @@ import torch
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from utils.config import SEED, THREADS, InputError, relative
 from utils.files import likely_cause, whole_file
-from utils.model import classifier_names, is_small
+from utils.model import classifier_names
 from utils.progress import spread
 
 FOLDS = 5
@@ -29,10 +29,17 @@ def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
     There are fewer folds only where there are fewer groups in all, or fewer images in every class. A class of few
     groups is absent from the test part of some folds; all their training parts have it.
     """
-    folds = max(2, min(folds, len(np.unique(groups)), np.unique(labels, return_counts=True)[1].max()))
+    codes = [np.unique(values, return_inverse=True)[1].astype(np.int64).tobytes() for values in (labels, groups)]
+    return _cut(*codes, folds, seed).copy()
+
+
+@lru_cache(32)  # many classifiers are asked on the same folds, and to cut them takes a tenth of a second
+def _cut(label_codes: bytes, group_codes: bytes, folds: int, seed: int) -> np.ndarray:
+    labels, groups = np.frombuffer(label_codes, np.int64), np.frombuffer(group_codes, np.int64)
+    folds = max(2, min(folds, groups.max() + 1, np.bincount(labels).max()))
     splitter, fold_of = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), np.zeros(len(labels), dtype=int)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # as said above
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # as fold_numbers says
         for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
             fold_of[test] = fold
     return fold_of
@@ -44,17 +51,21 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> l
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)]
 
 
-@threadpool_limits.wrap(limits=1)  # on a few thousand rows, the threads of a fit mostly wait for each other
 def out_of_fold(
     classifier: ClassifierMixin, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, repeats: int = 3
 ) -> np.ndarray:
     """Predict every image by a classifier fitted without its group: probabilities (repeats, N, C)."""
+    parts = [(repeat, *part) for repeat in range(repeats) for part in grouped_folds(labels, groups, SEED + repeat)]
+
+    def answer(part: tuple) -> tuple[np.ndarray, np.ndarray]:
+        _, train, test = part
+        known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
+        fitted = clone(known).fit(features[train], labels[train])
+        return fitted.classes_, fitted.predict_proba(features[test])
+
     probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
-    for repeat in range(repeats):
-        for train, test in grouped_folds(labels, groups, SEED + repeat):
-            known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
-            fitted = clone(known).fit(features[train], labels[train])
-            probabilities[repeat][np.ix_(test, fitted.classes_)] = fitted.predict_proba(features[test])
+    for (repeat, _, test), (classes, found) in zip(parts, spread(answer, parts, "probe", THREADS), strict=True):
+        probabilities[repeat][np.ix_(test, classes)] = found
     return probabilities
 
 
@@ -81,14 +92,14 @@ def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int,
 
 
 def cross_validate(
-    index: pd.DataFrame, fold_of: np.ndarray, fit: Callable, predict: Callable, shipped: nn.Module
+    index: pd.DataFrame, fold_of: np.ndarray, fit: Callable, predict: Callable, shipped: nn.Module, threads: int = 1
 ) -> OutOfFold:
     """Predict every image of the table by networks that saw neither it nor its group, once for each row of `fold_of`.
 
     One fold is predicted, another chooses the epoch, and the rest is trained on, a share like that of the split:
     `fit(train, valid)` takes rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and
-    labels (n,). Each of the `networks` is a dict: `files`, the images that it is asked about, and `state`, its weights
-    as far as they are not those of the `shipped` network.
+    labels (n,). So many `threads` train side by side. Each of the `networks` is a dict: `files`, the images that it is
+    asked about, and `state`, its weights as far as they are not those of the `shipped` network.
     """
     logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
     labels, trained_on = np.zeros(len(index), dtype=int), []
@@ -102,7 +113,6 @@ def cross_validate(
         model = fit(index[~is_test & ~is_valid], index[is_valid])
         return predict(model, index[is_test]), _own_weights(model, shipped) if repeat == 0 else {}
 
-    threads = THREADS if is_small(shipped) else 1  # large networks have work for all threads
     answers = spread(answer, parts, "folds", threads)
     for (repeat, is_test, is_valid), (answered, state) in zip(parts, answers, strict=True):
         logits[repeat, is_test], labels[is_test] = answered

@@ -1,19 +1,32 @@
 """What a network's last layer sees of an image, computed once."""
 
+from __future__ import annotations
+
 import hashlib
 import io
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.utils import gen_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from utils.config import THREADS
 from utils.files import whole_file
-from utils.model import DEVICE, classifier_names, is_small, one_thread_if_small
+from utils.model import DEVICE, classifier_names, is_small
 from utils.progress import spread
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+BATCH = 4  # images a call: their activations stay in the core's cache
+TASK = 16  # images that a thread takes at a time
+_EXPORTING = threading.Lock()  # the exporter is one for all threads
 
 
 class _Body(nn.Module):
@@ -27,7 +40,31 @@ class _Body(nn.Module):
         return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
-@torch.inference_mode()
+class _Runner:
+    """A network without its last layer as a function: images (B, 3, S, S) → features (B, D).
+
+    Large ones are exported when they are first called, by one thread while the others wait. A batch is on one core.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model, self.session = model, None
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> np.ndarray:
+        if DEVICE.type != "cpu" or is_small(self.model):  # done before an export would be
+            return _Body(self.model).eval()(images.to(DEVICE)).cpu().numpy()
+        with _EXPORTING:
+            self.session = self.session or self._export(images.shape[1:])
+        filled = nn.functional.pad(images, (0,) * 7 + (-len(images) % BATCH,))  # the batch is fixed, which is faster
+        rows = [self.session.run(None, {"input": part.numpy()})[0] for part in filled.split(BATCH)]
+        return np.concatenate(rows)[: len(images)]
+
+    def _export(self, shape: Sequence[int]) -> InferenceSession:
+        from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
+
+        return open_session(to_onnx(self.model, (BATCH, *shape)), threads=1)
+
+
 def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = None) -> np.ndarray:
     """Return what the last layer sees, one row of features (N, D) per image, in the loader's order.
 
@@ -37,21 +74,18 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
     """
     folder = cache / fingerprint(model) if cache else None
     stored = _find_rows(folder)
-    dataset, known, run = loader.dataset, set(stored), None
+    dataset, known, run = loader.dataset, set(stored), _Runner(model)
 
-    def rows_of(batch: list[int]) -> tuple[list[str], dict[str, np.ndarray]]:
-        nonlocal run
-        images = torch.stack([dataset[position][0] for position in batch])
+    def rows_of(batch: slice) -> tuple[list[str], dict[str, np.ndarray]]:
+        images = torch.stack([dataset[position][0] for position in range(batch.start, batch.stop)])
         batch_keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
         missing = {key: position for position, key in enumerate(batch_keys) if key not in known}
-        if not missing:
-            return batch_keys, {}
-        run = run or _compile(model, images)  # only now: an export takes seconds
-        with one_thread_if_small(model), torch.inference_mode():  # a worker is not in the mode of this process
-            return batch_keys, dict(zip(missing, run(images[list(missing.values())]), strict=True))
+        rows = run(images[list(missing.values())]) if missing else []
+        return batch_keys, dict(zip(missing, rows, strict=True))
 
     keys, computed = [], {}
-    for batch_keys, batch_rows in spread(rows_of, loader.batch_sampler, "features"):
+    threads = THREADS if DEVICE.type == "cpu" else 1
+    for batch_keys, batch_rows in spread(rows_of, gen_batches(len(dataset), TASK), "features", threads):
         keys += batch_keys
         computed.update(batch_rows)
     if computed and folder:
@@ -77,23 +111,6 @@ def to_onnx(model: nn.Module, shape: Sequence[int]) -> bytes:
         warnings.simplefilter("ignore")  # the older exporter takes half a second where torch.export takes ten
         torch.onnx.export(_Body(model).eval(), (images,), file, input_names=["input"], dynamo=False)
     return file.getvalue()
-
-
-def _compile(model: nn.Module, images: Tensor) -> Callable[[Tensor], np.ndarray]:
-    """Ready a network for many images: as it is, or exported where that pays."""
-    body = _Body(model).eval()
-    if DEVICE.type != "cpu" or is_small(model):
-        return lambda images: body(images.to(DEVICE)).cpu().numpy()  # done before an export would be
-    from utils.session import BATCH, open_session  # EDA needs no ONNX Runtime otherwise
-
-    session = open_session(to_onnx(model, (BATCH, *images.shape[1:])))
-
-    def run(images: Tensor) -> np.ndarray:
-        filled = nn.functional.pad(images, (0,) * 7 + (-len(images) % BATCH,))  # the batch is fixed, which is faster
-        rows = [session.run(None, {"input": part.numpy()})[0] for part in filled.split(BATCH)]
-        return np.concatenate(rows)[: len(images)]
-
-    return run
 
 
 def _find_rows(folder: Path | None) -> dict[str, tuple[Path, int]]:

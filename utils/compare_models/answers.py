@@ -1,18 +1,21 @@
 """The images that are asked about, and what each model answers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import gen_batches
 from torchvision.transforms import v2
 
 from utils.compare_models.predictor import BATCH, Predictor
+from utils.config import THREADS
 from utils.cross_validation import load_answers
-from utils.datasets import ImageDataset, evaluation_transform, make_loader
+from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.images import scan_folder
-from utils.progress import progress
+from utils.progress import spread
 from utils.report import read_report
 
 
@@ -34,24 +37,29 @@ def answer_all(
 ) -> dict[str, np.ndarray]:
     """Let each model answer all images of `index`, paths in `folder`; → logits (N, C) each, in the order of `models`.
 
-    Models with the same preprocessing share one pass over the images, of which a batch is in memory at a time. `spoil`
+    Models with the same preprocessing share one pass over the images, a few of which are in memory at a time. `spoil`
     changes each image (PIL) before it is prepared. Raises InputError when a model answers with other classes.
     """
     alike: dict[str, list[str]] = {}
     for name, model in models.items():
         alike.setdefault(repr(model.preprocessing), []).append(name)
-    batches: dict[str, list[np.ndarray]] = {name: [] for name in models}
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
         transform = evaluation_transform(models[names[0]].preprocessing)
         if spoil:
             transform = v2.Compose([spoil, transform])
-        loader = make_loader(ImageDataset(folder, index, classes, transform), BATCH)
-        for images, _ in progress(loader, "answers"):
-            for name in names:
-                logits = models[name](images.numpy())
-                models[name].check_classes(classes, logits)
-                batches[name].append(logits)
-    return {name: np.concatenate(parts) for name, parts in batches.items()}
+        asked = partial(_answer, ImageDataset(folder, index, classes, transform), [models[name] for name in names])
+        for answers in spread(asked, gen_batches(len(index), BATCH), "answers", THREADS):
+            for name, answer in zip(names, answers, strict=True):
+                models[name].check_classes(classes, answer)
+                logits[name].append(answer)
+    return {name: np.concatenate(parts) for name, parts in logits.items()}
+
+
+def _answer(dataset: ImageDataset, models: Sequence[Predictor], batch: slice) -> list[np.ndarray]:
+    """Prepare some images and let each model answer them."""
+    images = np.stack([dataset[position][0].numpy() for position in range(batch.start, batch.stop)])
+    return [model(images) for model in models]
 
 
 def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, recipe: object) -> dict[str, np.ndarray]:

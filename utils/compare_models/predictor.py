@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.config import THREADS, InputError, listing, relative
+from utils.config import InputError, listing, relative
 
-BATCH = 16  # images a call when only the answers matter: more of them need much memory at 224 pixels
+BATCH = 4  # images a call when only the answers matter: their activations stay in the core's cache
 PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 
 
@@ -17,12 +17,13 @@ class Predictor:
 
     `details` holds what the file says of itself, such as classes and preprocessing. `preprocessing` is taken for a file
     that says nothing of it, so that ONNX files of any origin can be opened: one float32 input (N, 3, H, W), its batch
-    free or fixed, whatever its name; of several outputs the first one counts. `run` answers all images in one call.
+    free or fixed, whatever its name; of several outputs the first one counts. `run` answers all images in one call,
+    with so many `threads`.
 
     torch and ONNX Runtime are imported only for files that need them: a process that is timed has to stay small.
     """
 
-    def __init__(self, path: Path, threads: int = THREADS, preprocessing: dict | None = None):
+    def __init__(self, path: Path, threads: int = 1, preprocessing: dict | None = None):
         self.path, self.size = path, []
         if path.suffix == ".onnx":
             self._open_onnx(threads)

@@ -28,7 +28,8 @@ def correct_biases(float_path: Path, int8_path: Path, images: np.ndarray) -> dic
     twins = {node.name.removeprefix(TWIN): node for node in float_model.graph.node if node.op_type in SUMMED_AXES}
     layers = [node for node in model.graph.node if node.name in twins and len(node.input) > 2]
     both = _join(model, float_model, {layer.name: twins[layer.name] for layer in layers})
-    shifts = open_session(both.SerializeToString(), optimize="basic").run(None, {model.graph.input[0].name: images})
+    session = open_session(both.SerializeToString(), optimize="basic", in_order=True)
+    shifts = session.run(None, {model.graph.input[0].name: images})
     for layer, shift in zip(layers, shifts, strict=True):
         _shift_bias(model, layer, shift.ravel())
     with whole_file(int8_path) as temporary:

@@ -18,7 +18,7 @@ from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.onnx_file import set_constants
 from utils.progress import spread
-from utils.session import open_session
+from utils.session import open_session, run_session
 
 
 class Chain(NamedTuple):
@@ -83,9 +83,9 @@ def _write_float(state: dict, chain: Chain, target: Path) -> bool:
 
 def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndarray]:
     """Run both files on the images held out, a batch in memory at a time; → logits (M, C) of each."""
-    sessions = {name: open_session(files[name]) for name in ("onnx", "int8")}
+    sessions = {name: open_session(files[name], threads=1) for name in ("onnx", "int8")}
     logits = {name: [] for name in sessions}
     for images, _ in make_loader(held_out, batch_size=32):
         for name, session in sessions.items():
-            logits[name].append(session.run(None, {"input": images.numpy()})[0])
+            logits[name].append(run_session(session, images.numpy())[0])
     return {name: np.concatenate(batches) for name, batches in logits.items()}

@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, NodeProto, compose, numpy_helper, parser
 
 from utils.onnx_quant.graph import tensor_shapes
-from utils.session import BATCH, open_session
+from utils.session import open_session, run_session
 
 OUTPUT = "novelty"
 # what `Detector.distances` in utils/train/novelty.py computes
@@ -77,8 +77,7 @@ def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: 
         return 1.0
     unknown = []
     for path in (float_path, int8_path):
-        session = open_session(add_novelty(onnx.load(path), details["novelty"]).SerializeToString())
-        starts = range(0, len(images), BATCH)
-        batches = [session.run([OUTPUT], {"input": images[start : start + BATCH]})[0] for start in starts]
-        unknown.append(np.concatenate(batches) > details["novelty_above"])
+        file = add_novelty(onnx.load(path), details["novelty"]).SerializeToString()
+        _, distances = run_session(open_session(file, threads=1), images)
+        unknown.append(distances > details["novelty_above"])
     return float((unknown[0] == unknown[1]).mean())

@@ -15,7 +15,7 @@ from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, cr
 
 from utils.onnx_quant.graph import tensor_shapes
 from utils.progress import progress
-from utils.session import open_session
+from utils.session import open_session, run_calls, split_batch
 
 
 class Ranges(NamedTuple):
@@ -40,7 +40,8 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
     """Run the network over the reader's images, from the first on, and keep the range of every activation per image.
 
     One pass serves every calibration set that is drawn from these images: the MinMax range over a set is the smallest
-    and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose.
+    and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose, the
+    ranges its own but for some millionths: it runs the graph as written, which takes more than twice as long.
     """
     model = onnx.load(model_path)
     names, shapes = sorted(_activations(model_path)), tensor_shapes(model)
@@ -48,14 +49,16 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
         _append_range(model, name, shapes[name])
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=f"{name}{end}") for end in ("_low", "_high") for name in names)
-    session = open_session(model.SerializeToString(), optimize="basic")
+    session = open_session(model.SerializeToString(), threads=1, in_order=True)
     reader.rewind()
     low, high = [], []
     for batch in progress(iter(reader.get_next, None), "calibrate", len(reader)):
         (images,) = batch.values()
-        columns = [_rows_of_image(values, len(images)) for values in session.run(None, batch)]
-        low.append(np.stack([rows.min(axis=1) for rows in columns[: len(names)]], axis=1))
-        high.append(np.stack([rows.max(axis=1) for rows in columns[len(names) :]], axis=1))
+        parts = split_batch(images)
+        for part, outputs in zip(parts, run_calls(session, parts), strict=True):
+            columns = [_rows_of_image(values, len(part)) for values in outputs]
+            low.append(np.stack([rows.min(axis=1) for rows in columns[: len(names)]], axis=1))
+            high.append(np.stack([rows.max(axis=1) for rows in columns[len(names) :]], axis=1))
     return Ranges(names, np.concatenate(low), np.concatenate(high))
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utils.config import THREADS
 from utils.datasets import ImageDataset, make_loader
 from utils.features import extract_features, fingerprint
-from utils.model import predict, replace_classifier
+from utils.model import is_small, predict, replace_classifier
 from utils.train.discriminant import fit_layer
 
 Head = tuple[np.ndarray, np.ndarray]  # weight (C, D) and bias (C,)
@@ -63,6 +64,13 @@ class Views(NamedTuple):
         with torch.inference_mode():
             logits = layer(torch.from_numpy(asked.features).to(layer.weight.device))
         return logits.cpu().numpy(), asked.labels
+
+    def threads(self, shipped: nn.Module) -> int:
+        """Say how many trainings like that of `shipped` are to run side by side, one on a core.
+
+        All cores if it is small or only its last layer was trained; others have work for all threads themselves.
+        """
+        return THREADS if is_small(shipped) or fingerprint(shipped) == self.body else 1
 
 
 def extract_views(

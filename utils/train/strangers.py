@@ -14,7 +14,7 @@ from utils.config import SEED
 from utils.cross_validation import fold_parts
 from utils.features import extract_features
 from utils.intervals import resample_weights, wilson_interval
-from utils.progress import progress
+from utils.progress import spread
 from utils.train.confidence import to_probabilities
 from utils.train.head import Views
 from utils.train.novelty import KEPT, RESAMPLES, Detector, fit_detector
@@ -25,27 +25,32 @@ MEASURES = ["novelty", "maximum probability", "energy"]
 TILES = 4  # a side, to shuffle
 
 
-def leave_one_out(fit: Callable, views: Views, index: pd.DataFrame, fold_of: np.ndarray) -> pd.DataFrame:
+def leave_one_out(
+    fit: Callable, views: Views, index: pd.DataFrame, fold_of: np.ndarray, shipped: nn.Module
+) -> pd.DataFrame:
     """Train without a class, then show it, among images of the others that were not trained on either.
 
-    `fit(train, valid)` returns a network. Each class in turn, of many five; the others are asked about in two folds of
-    `fold_of` (N,). → a row per image asked about: what was left_out, path, group, stranger, and the three `MEASURES`.
+    `fit(train, valid)` returns a network, as it has returned the `shipped` one. Each class in turn, of many five; the
+    others are asked about in two folds of `fold_of` (N,). → a row per image asked about: what was left_out, path,
+    group, stranger, and the three `MEASURES`.
     """
-    tables = [pd.DataFrame(columns=["left_out", "path", "group", "stranger", *MEASURES])]
-    parts = fold_parts(index["class"], fold_of)
+    parts, jobs = fold_parts(index["class"], fold_of), []
     names = np.random.default_rng(SEED).permutation(index["class"].unique())[:LEFT_OUT]
-    for number, name in enumerate(progress(names, "classes left out")):
+    for number, name in enumerate(names):
         stranger = (index["class"] == name).to_numpy()
         possible = [part for part in parts[number:] + parts[:number] if _both_sides(*part, stranger)]
-        if not possible:  # so few groups
-            continue
-        test, valid = possible[0]
+        jobs += [(name, stranger, *part) for part in possible[:1]]  # none where there are so few groups
+
+    def ask(job: tuple) -> pd.DataFrame:
+        name, stranger, test, valid = job
         train, asked = index[~test & ~valid & ~stranger], index[test | valid | stranger]
         network = fit(train, index[valid & ~stranger])
         detector = fit_detector(views.features_of(network, train), train["class"].to_numpy())
         table = asked[["path", "group"]].assign(left_out=name, stranger=asked["class"] == name)
-        tables.append(table.assign(**_measure(network, detector, views.features_of(network, asked))))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+        return table.assign(**_measure(network, detector, views.features_of(network, asked)))
+
+    tables = list(spread(ask, jobs, "classes left out", views.threads(shipped)))
+    return pd.concat(tables or [pd.DataFrame(columns=["left_out", "path", "group", "stranger", *MEASURES])])
 
 
 def _both_sides(test: np.ndarray, valid: np.ndarray, stranger: np.ndarray) -> bool:
