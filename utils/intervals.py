@@ -1,5 +1,7 @@
 """Intervals: how sure a score or a difference of two scores is."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.stats import binomtest, gamma, norm, t
 
@@ -38,19 +40,28 @@ def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 
 
 def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """Draw how often each image counts in each bootstrap sample: (draws, N) integers.
+    """Draw how often each image counts in each bootstrap sample: (draws, N) whole numbers, to read only.
 
     Two stages, as images of one object are not independent: groups with replacement within each class, then images with
     replacement within each group (Davison and Hinkley 1997, section 3.8).
     """
+    codes = [np.unique(values, return_inverse=True)[1].astype(np.int64).tobytes() for values in (labels, groups)]
+    return _draw_weights(*codes, draws, seed)
+
+
+@lru_cache(2)  # many scores are resampled alike, and to draw takes longer than to score
+def _draw_weights(label_codes: bytes, group_codes: bytes, draws: int, seed: int) -> np.ndarray:
+    labels, groups = np.frombuffer(label_codes, np.int64), np.frombuffer(group_codes, np.int64)
     generator = np.random.default_rng(seed)
-    weights = np.zeros((draws, len(labels)))
+    weights = np.zeros((draws, len(labels)), dtype=np.float32)  # whole numbers, so half the memory will do
     for label in np.unique(labels):
-        names = np.unique(groups[labels == label])
+        images = np.flatnonzero(labels == label)
+        names = np.unique(groups[images])
         counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
         for name, count in zip(names, counts.T, strict=True):
-            images = np.flatnonzero((labels == label) & (groups == name))
-            weights[:, images] = generator.multinomial(count * len(images), np.full(len(images), 1 / len(images)))
+            members = images[groups[images] == name]
+            weights[:, members] = generator.multinomial(count * len(members), np.full(len(members), 1 / len(members)))
+    weights.flags.writeable = False
     return weights
 
 

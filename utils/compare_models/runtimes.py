@@ -17,7 +17,7 @@ from utils.progress import progress
 from utils.session import BATCH, open_session
 
 HERE = "ONNX Runtime"  # as everything else is measured with
-ROUNDS = 8  # of timing
+ROUNDS, VISIT_MS = 8, 10  # of timing, and of calls per visit to a model
 Run = Callable[[np.ndarray], np.ndarray]  # images (N, 3, H, W) → logits (N, C)
 
 
@@ -97,6 +97,6 @@ def _latency_ratio(first: Run, second: Run, image: np.ndarray) -> tuple[float, f
         quick = {}
         for position in generator.permutation(2):
             call = partial((first, second)[position], image)
-            quick[position] = np.percentile(time_calls(call, warm=False), 25)
+            quick[position] = np.percentile(time_calls(call, warm=False, visit_ms=VISIT_MS), 25)
         ratios.append(quick[1] / quick[0])
     return float(np.median(ratios)), *median_interval(np.array(ratios))

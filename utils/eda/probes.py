@@ -1,6 +1,7 @@
 """Simple classifiers that say what features know about the classes, always asked about groups they have not seen."""
 
 import numpy as np
+from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
@@ -74,5 +75,6 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nd
 def outliers(features: np.ndarray, neighbors: int = 5) -> np.ndarray:
     """Rank images by the mean cosine distance to their nearest neighbors, the loneliest first: positions (N,)."""
     nearest = NearestNeighbors(n_neighbors=min(neighbors, len(features) - 1), metric="cosine").fit(features)
-    distances, _ = nearest.kneighbors()
+    with config_context(working_memory=64):  # MB, of 1,024: no slower
+        distances, _ = nearest.kneighbors()
     return np.argsort(-distances.mean(axis=1), kind="stable")

@@ -40,8 +40,8 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
     """Run the network over the reader's images, from the first on, and keep the range of every activation per image.
 
     One pass serves every calibration set that is drawn from these images: the MinMax range over a set is the smallest
-    and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose, the
-    ranges its own but for some millionths: it runs the graph as written, which takes more than twice as long.
+    and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose,
+    and the ranges its own but for some millionths: it runs the graph as written, which takes more than twice as long.
     """
     model = onnx.load(model_path)
     names, shapes = sorted(_activations(model_path)), tensor_shapes(model)

@@ -165,7 +165,7 @@ def describe_sensitivity(gains: dict[str, float], shown: int = 5) -> str:
     return "\n".join(["| layer | dB gained in float |", "|---|---|", *rows])
 
 
-def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 8) -> dict[str, float]:
+def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 4) -> dict[str, float]:
     """Time one image (1, 3, H, W) in each ONNX file; → median in ms.
 
     All models stay loaded, and each round visits them in a new random order, so that a busy moment of the machine hits
@@ -186,23 +186,29 @@ def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, cal
 def try_draws(
     quantize: Callable[[CalibrationSet, Path], None],
     candidates: CalibrationSet,
+    whole: Path,
     scoring: ScoringSet,
     sizes: Sequence[int] = (16, 64),
     draws: int = 5,
 ) -> list[dict]:
-    """Calibrate on random draws of the `candidates`, without replacement, and on all of them once; → a row per draw.
+    """Calibrate on random draws of the `candidates`, without replacement; → a row per draw, and one for all of them.
 
-    `quantize(calibration_set, target)` writes a model. Each is scored against the float model on the images of
-    `scoring`: agreement and sqnr_db.
+    `quantize(calibration_set, target)` writes a model; `whole` is the one that was calibrated on all. Each is scored
+    against the float model on the images of `scoring`: agreement and sqnr_db.
     """
-    generator, reference, rows = np.random.default_rng(SEED), run_model(scoring.float_path, scoring.images), []
-    total = len(candidates)
+    generator, total = np.random.default_rng(SEED), len(candidates)
+    reference = run_model(scoring.float_path, scoring.images)
     drawn = [generator.choice(total, size, replace=False) for size in sizes if size < total for _ in range(draws)]
+    rows = []
+
+    def judge(path: Path, images: int) -> None:
+        logits = run_model(path, scoring.images)
+        agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+        rows.append({"images": images, "agreement": agreement, "sqnr_db": sqnr_db(reference, logits)})
+
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "draw.onnx"
-        for chosen in progress([*drawn, np.arange(total)], "draws"):
-            quantize(candidates.part(np.sort(chosen)), target)
-            logits = run_model(target, scoring.images)
-            agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
-            rows.append({"images": len(chosen), "agreement": agreement, "sqnr_db": sqnr_db(reference, logits)})
+        for chosen in progress(drawn, "draws"):
+            quantize(candidates.part(np.sort(chosen)), Path(folder) / "draw.onnx")
+            judge(Path(folder) / "draw.onnx", len(chosen))
+    judge(whole, total)
     return rows

@@ -13,7 +13,7 @@ from utils.cross_validation import FOLDS
 from utils.metrics import cross_entropy
 from utils.train.confidence import fit_temperature
 
-AXES = 512  # principal ones: more gain little, and cost grows with the square
+AXES = 256  # principal ones: more gain little, and cost grows with the square
 SHRINKAGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 PENALTY = 2.0  # scikit-learn's C, for rows of a mean squared length of 10
 COMPARED = 2000  # rows, at most, to find the axes and to compare candidates on
