@@ -109,7 +109,7 @@ def fit_layer(
     """
     some = np.sort(np.random.default_rng(SEED).permutation(len(features))[:COMPARED])
     mean, axes = principal_axes(features[some])
-    rows = (features - mean) @ axes.T
+    rows = features @ axes.T.astype(features.dtype) - mean @ axes.T  # in 64 bits the copies would fill the memory
     factors, losses = _compare(rows[some], labels[some], groups[some], num_classes, class_weight)
     layers = _fit_candidates(rows, labels, num_classes, class_weight, logistic="logistic" in factors)
     weight, bias = (sum(factor * layers[name][part] for name, factor in factors.items()) for part in (0, 1))

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utils.config import SEED
 from utils.cross_validation import OutOfFold, fold_parts
 from utils.intervals import resample_weights
 from utils.train.discriminant import fit_discriminants, principal_axes
@@ -17,6 +18,7 @@ WEIGHTS = 2**15  # of the axes, unless there are as many classes: 64 KiB in the 
 SHRINKAGE = 0.2
 KEPT = 0.95  # of known images, by the threshold
 RESAMPLES = 500
+FITTED = 2000  # images, at most, to fit a detector to
 
 
 class Detector(NamedTuple):
@@ -68,6 +70,12 @@ def fit_detector(features: np.ndarray, labels: np.ndarray) -> Detector:
     return Detector(weight, -weight @ mean, spread, known.means @ (known.basis / spread), mean, np.sqrt(rest))
 
 
+def fit(network: nn.Module, views: Views, train: pd.DataFrame) -> Detector:
+    """Fit a detector to what a network sees of the images in `train`, rows of the table; 2,000 of them are enough."""
+    some = train.sample(min(FITTED, len(train)), random_state=SEED).sort_index()
+    return fit_detector(views.features_of(network, some), some["class"].to_numpy())
+
+
 def out_of_fold(
     oof: OutOfFold, shipped: nn.Module, views: Views, index: pd.DataFrame, fold_of: np.ndarray
 ) -> np.ndarray:
@@ -77,10 +85,10 @@ def out_of_fold(
     """
     distances = np.zeros(len(index))
     for fold, (test, valid) in zip(oof.networks, fold_parts(index["class"], fold_of), strict=True):
-        network, train = copy.deepcopy(shipped), ~test & ~valid
+        network = copy.deepcopy(shipped)
         network.load_state_dict(fold["state"], strict=False)
-        features = views.features_of(network, index)
-        distances[test] = fit_detector(features[train], oof.labels[train]).distances(features[test])
+        detector = fit(network, views, index[~test & ~valid])
+        distances[test] = detector.distances(views.features_of(network, index[test]))
     return distances
 
 
