@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from utils.config import listing
+from utils.split import minority_classes, series_classes
 
 
 def describe_files(images: int, classes: int, refused: int, skipped: dict[str, int]) -> str:
@@ -46,3 +47,17 @@ def describe_shortcuts(shortcuts: Sequence[str]) -> str:
         "That is no fault where the object itself touches the border or differs in color. It is one where only the "
         "background or the camera differs. Look at the images."
     )
+
+
+def report_data(index: pd.DataFrame, refused: pd.DataFrame, suspects: pd.DataFrame) -> dict:
+    """Shape for the report what the tables say: images, classes, groups, split, files refused, images to look at."""
+    return {
+        "images": len(index),
+        "classes": index["class"].value_counts().sort_index().to_dict(),
+        "minority": minority_classes(index["class"]),
+        "refused": refused[["path", "reason"]].to_dict("records"),
+        "groups": index["group"].nunique(),
+        "series": series_classes(index),
+        "split": index["split"].value_counts().to_dict(),
+        "suspects": list(suspects.loc[suspects["note"] != "outlier", "path"]),
+    }

@@ -40,3 +40,16 @@ def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
         table.loc[name, ["recall low", "recall high"]] = wilson_interval(hits, (truth == name).sum())
         table.loc[name, ["precision low", "precision high"]] = wilson_interval(hits, (predicted == name).sum())
     return table
+
+
+def report_scores(validation: dict, oof: dict, test: dict, per_class: pd.DataFrame) -> dict:
+    """Shape scores for the report: of the best epoch in validation, out of fold, on the test part, and by class."""
+    return {
+        "best_epoch": validation["epoch"],
+        "valid_macro_f1": validation["valid_macro_f1"],
+        "test_macro_f1": test["score"],
+        "test_macro_f1_ci95": [test["low"], test["high"]],
+        "oof_macro_f1": oof["score"],
+        "oof_macro_f1_ci95": [oof["low"], oof["high"]],
+        "per_class": per_class[["precision", "recall", "f1"]].to_dict("index"),
+    }

@@ -16,6 +16,7 @@ from utils.progress import spread
 from utils.train.head import Views, fit_head
 
 BASELINE = "minority only"
+IMAGES = 1000  # to compare on, at most
 
 
 def head_out_of_fold(views: Views, class_weight: str | None = None) -> np.ndarray:
