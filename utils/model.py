@@ -141,9 +141,6 @@ def _rebuild(checkpoint: dict) -> nn.Module:
         model, _ = build_timm_model(checkpoint["arch"], pretrained=False)
         replace_classifier(model, num_classes)
     model.load_state_dict(checkpoint["state_dict"])
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # torch's exporter takes twice as long to undo what is computed in place
     return model.to(memory_format=MEMORY_FORMAT)
 
 

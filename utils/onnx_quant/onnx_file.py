@@ -1,5 +1,6 @@
 """An ONNX file: its metadata, its constants, and proof that it gives the answers of torch."""
 
+import copy
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +15,15 @@ from torch import nn
 from utils.config import InputError, relative
 from utils.onnx_quant.graph import overflow_share, strip
 from utils.session import BATCH, open_session, run_model
+
+
+def without_in_place(model: nn.Module) -> nn.Module:
+    """Copy a network for the exporter, which takes twice as long to undo what activations compute in place."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return copied
 
 
 def set_constants(path: Path, values: dict[str, np.ndarray]) -> None:
