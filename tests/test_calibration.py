@@ -134,6 +134,7 @@ def test_sample_is_spread_over_the_set(net):
     whole = calibration_set(net, IMAGES)
     assert (whole.sample(4) == IMAGES[[0, 7, 14, 21]]).all()
     assert (whole.sample(99) == IMAGES).all()
+    assert len(whole.sample()) == 22  # of 16 pixels a side, 32 if there were so many
     assert spread_evenly(5, 9) == [0, 1, 2, 3, 4] and spread_evenly(9, 1) == [0]
 
 

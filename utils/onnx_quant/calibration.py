@@ -15,6 +15,7 @@ from utils.datasets import make_loader
 from utils.onnx_quant.ranges import Ranges, collect_histograms, measure_ranges
 
 BATCH = 32  # images in memory at a time
+MEAN_PIXELS = 400_000  # of images, for a mean over them
 HISTOGRAM_IMAGES = 128  # at most: a histogram of so many has settled, and takes ten times as long as a range
 
 
@@ -86,7 +87,13 @@ class CalibrationSet:
             save_tensors_data(collect_histograms(self.prepared_path, some.reader, method), path)
         return path
 
-    def sample(self, count: int) -> np.ndarray:
-        """Return `count` images float32 (count, 3, H, W), spread evenly over the set; all when there are fewer."""
+    def sample(self, count: int | None = None) -> np.ndarray:
+        """Return `count` images float32 (count, 3, H, W), spread evenly over the set; all when there are fewer.
+
+        None: as many as have 400,000 pixels together, but 8 to 32. A mean over images and places settles sooner where
+        the maps are large.
+        """
+        if count is None:
+            count = int(np.clip(MEAN_PIXELS // self.sample(1)[0, 0].size, 8, 32))
         chosen = self.image_set(self.index.iloc[spread_evenly(len(self), count)])
         return np.stack([image.numpy() for image, _ in chosen])
