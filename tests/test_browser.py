@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import copy_project
-from playwright.sync_api import Page
+from playwright.sync_api import Error, Page
 
 pytestmark = pytest.mark.browser
 SMALL = {
@@ -135,13 +136,19 @@ def save(page: Page, path: Path) -> list:
     return nbformat.read(path, as_version=4).cells
 
 
+def scroll_to_the_end(page: Page) -> None:
+    """Scroll to the last cell that is drawn, unless JupyterLab is just drawing it anew."""
+    with suppress(Error):
+        page.locator(".jp-Notebook .jp-Cell").last.scroll_into_view_if_needed()
+
+
 def look_at_all(page: Page, cells: int, plots: int) -> None:
     """Make the window as high as the notebook, since JupyterLab draws only what is in sight, and wait for all of it."""
     page.locator(".jp-Notebook").wait_for()
     page.set_viewport_size({"width": 1300, "height": 16_000})
     while page.locator(".jp-Notebook .jp-Cell").count() < cells:
-        page.locator(".jp-Notebook .jp-Cell").last.scroll_into_view_if_needed()
+        scroll_to_the_end(page)
         page.wait_for_timeout(200)
-    page.locator(".jp-Notebook .jp-Cell").last.scroll_into_view_if_needed()
+    scroll_to_the_end(page)
     page.wait_for_function(f"() => ({WIDTHS})().filter(Boolean).length == {plots}")
     page.wait_for_timeout(1000)
