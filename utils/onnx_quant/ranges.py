@@ -109,5 +109,7 @@ def collect_histograms(model_path: Path, reader: CalibrationDataReader, method: 
         augmented = str(Path(work) / "augmented.onnx")
         calibrator = create_calibrator(copied, augmented_model_path=augmented, calibrate_method=method)
         for batch in progress(iter(reader.get_next, None), "calibrate", len(reader)):
-            calibrator.collect_data(_OneBatch(batch))
+            for name, images in batch.items():
+                for part in split_batch(images):  # whose activations are all kept in memory
+                    calibrator.collect_data(_OneBatch({name: part}))
         return calibrator.compute_data()
