@@ -13,6 +13,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 SEED = 0
+BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 RANDOM_NUMBERS = threading.Lock()  # torch has one generator for all threads: who draws from a seed draws alone
 

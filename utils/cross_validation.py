@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from utils.config import SEED, THREADS, InputError, relative
 from utils.files import likely_cause, whole_file
+from utils.intervals import codes
 from utils.model import classifier_names
 from utils.progress import spread
 
@@ -29,8 +30,7 @@ def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
     There are fewer folds only where there are fewer groups in all, or fewer images in every class. A class of few
     groups is absent from the test part of some folds; all their training parts have it.
     """
-    codes = [np.unique(values, return_inverse=True)[1].astype(np.int64).tobytes() for values in (labels, groups)]
-    return _cut(*codes, folds, seed).copy()
+    return _cut(codes(labels), codes(groups), folds, seed).copy()
 
 
 @lru_cache(32)  # many classifiers are asked on the same folds, and to cut them takes a tenth of a second

@@ -16,7 +16,7 @@ from sklearn.utils import gen_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.config import THREADS
+from utils.config import BATCH, THREADS
 from utils.files import whole_file
 from utils.model import DEVICE, classifier_names, is_small
 from utils.progress import spread
@@ -24,7 +24,6 @@ from utils.progress import spread
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-BATCH = 4  # images a call: their activations stay in the core's cache
 TASK = 16  # images that a thread takes at a time
 _EXPORTING = threading.Lock()  # the exporter is one for all threads
 

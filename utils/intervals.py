@@ -39,14 +39,18 @@ def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     return float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
+def codes(values: np.ndarray) -> bytes:
+    """Number values (N,) in their order, as bytes of int64: a key that tells what is remembered for them."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64).tobytes()
+
+
 def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
     """Draw how often each image counts in each bootstrap sample: (draws, N) whole numbers, to read only.
 
     Two stages, as images of one object are not independent: groups with replacement within each class, then images with
     replacement within each group (Davison and Hinkley 1997, section 3.8).
     """
-    codes = [np.unique(values, return_inverse=True)[1].astype(np.int64).tobytes() for values in (labels, groups)]
-    return _draw_weights(*codes, draws, seed)
+    return _draw_weights(codes(labels), codes(groups), draws, seed)
 
 
 @lru_cache(2)  # many scores are resampled alike, and to draw takes longer than to score

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from utils.config import THREADS, InputError, relative
+from utils.config import BATCH, THREADS, InputError, relative
 from utils.files import likely_cause
 
 LEVELS = {
@@ -16,7 +16,6 @@ LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-BATCH = 4  # images a call, a call a core: their activations stay in the core's cache
 
 
 def open_session(

@@ -9,8 +9,8 @@ import pandas as pd
 from sklearn.utils import gen_batches
 from torchvision.transforms import v2
 
-from utils.compare_models.predictor import BATCH, Predictor
-from utils.config import THREADS
+from utils.compare_models.predictor import Predictor
+from utils.config import BATCH, THREADS
 from utils.cross_validation import load_answers
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256

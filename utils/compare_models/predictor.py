@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.config import InputError, listing, relative
+from utils.config import BATCH, InputError, listing, relative
 
-BATCH = 4  # images a call when only the answers matter: their activations stay in the core's cache
 PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from utils.compare_models.latency import median_interval
 from utils.compare_models.latency_worker import time_calls
-from utils.config import SEED, THREADS, require
+from utils.config import BATCH, SEED, THREADS, require
 from utils.intervals import wilson_interval
 from utils.metrics import sqnr_db
 from utils.progress import progress
-from utils.session import BATCH, open_session
+from utils.session import open_session
 
 HERE = "ONNX Runtime"  # as everything else is measured with
 ROUNDS, VISIT_MS = 8, 10  # of timing, and of calls per visit to a model

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utils.config import InputError, relative
+from utils.config import BATCH, InputError, relative
 from utils.onnx_quant.graph import overflow_share, strip
-from utils.session import BATCH, open_session, run_model
+from utils.session import open_session, run_model
 
 
 def without_in_place(model: nn.Module) -> nn.Module:
