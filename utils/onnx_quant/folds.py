@@ -17,6 +17,7 @@ from utils.model import classifier_names
 from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.onnx_file import set_constants
+from utils.onnx_quant.weights import quantized_once
 from utils.progress import spread
 from utils.session import open_session, run_session
 
@@ -45,9 +46,11 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     """
     images, answers = chain.calibration_set, {}
     answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
-    for network, fold_answers in zip(networks, spread(answer, networks, "folds"), strict=True):
+    with quantized_once():  # where only the last layer differs
+        fold_answers = list(spread(answer, networks, "folds"))
+    for network, answered in zip(networks, fold_answers, strict=True):
         held_out = images.index["path"].isin(network["files"]).to_numpy()
-        for name, logits in fold_answers.items():
+        for name, logits in answered.items():
             every_logit = answers.setdefault(name, np.full((len(images), logits.shape[1]), np.nan))
             every_logit[held_out] = logits
     return answers
