@@ -1,15 +1,16 @@
 """Seconds and peak memory of each notebook, with run.py's options: python -m bench.pipeline [--data DIR --arch NAME].
 
-Every notebook runs in a fresh process tree, as with run.py, and all of them twice: first into an empty
-checkpoints/bench, then with what they remember there and a warm disk cache. Their plots are in runs/bench. Memory is
-the tree's largest sum of resident sets, sampled twice a second, in which pages that processes share count once
-where the system tells (Linux).
+Every notebook runs as run.py runs it, and all of them twice: first into an empty checkpoints/bench, then with what they
+remember there and a warm disk cache. Their plots are in runs/bench. Memory is the largest sum of the resident sets of
+this process and all that it starts, sampled twice a second, in which pages that processes share count once where the
+system tells (Linux).
 """
 
 import shutil
-import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -44,23 +45,30 @@ def print_row(name: str, first: tuple[float, int], again: tuple[float, int]) -> 
 
 def measure_notebook(name: str, settings: dict) -> tuple[float, int]:
     """Run a notebook into runs/bench; → seconds and peak bytes."""
-    target = f"runs/bench/{name}.ipynb"
-    (run.ROOT / target).parent.mkdir(parents=True, exist_ok=True)
-    code = f"import run, sys; sys.exit(run.execute({name!r}, {settings!r}, run.ROOT / {target!r}))"
-    return measure([sys.executable, "-c", code])
+    target = run.ROOT / "runs" / "bench" / f"{name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failure, seconds, peak = measure(lambda: run.execute(name, settings, target))
+    if failure:
+        sys.exit(failure)
+    return seconds, peak
 
 
-def measure(command: list[str]) -> tuple[float, int]:
-    """Run a command and return its seconds and the peak resident bytes of its process tree."""
+def measure(work: Callable[[], object]) -> tuple[object, float, int]:
+    """Do some work; → what it returns, its seconds, and the peak resident bytes of this process tree meanwhile."""
+    peaks, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):  # a look takes a tenth of a second of one core
+            peaks.append(resident(psutil.Process()))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     started = time.perf_counter()
-    peak = 0
-    process = subprocess.Popen(command, cwd=run.ROOT)
-    while process.poll() is None:
-        peak = max(peak, resident(psutil.Process(process.pid)))
-        time.sleep(0.5)  # a look takes a tenth of a second of one core
-    if process.returncode:
-        sys.exit(f"{command[-1]} failed")
-    return time.perf_counter() - started, peak
+    try:
+        found = work()
+    finally:
+        done.set()
+    return found, time.perf_counter() - started, max(peaks)
 
 
 def resident(parent: psutil.Process) -> int:

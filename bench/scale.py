@@ -5,6 +5,7 @@ for another network than conv_net, of 224; runs the four notebooks on it, and th
 seconds and the peak memory of each.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -73,8 +74,8 @@ def main() -> None:
         for name in run.NOTEBOOKS:
             seconds, peak = measure_notebook(name, settings)
             print(f"{name:16}{seconds:6.0f} s{peak / 1e6:8.0f} MB", flush=True)
-    code = f"from bench.scale import group; group(20_000, {classes})"
-    seconds, peak = measure([sys.executable, "-c", code])
+    command = [sys.executable, "-c", f"from bench.scale import group; group(20_000, {classes})"]
+    _, seconds, peak = measure(lambda: subprocess.run(command, cwd=run.ROOT, check=True))
     print(f"grouping of 20,000 pictures: {seconds:.0f} s with making them, {peak / 1e6:.0f} MB")
 
 

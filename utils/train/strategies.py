@@ -24,14 +24,27 @@ def head_out_of_fold(views: Views, class_weight: str | None = None) -> np.ndarra
 
     `views` are any selection and repetition of rows that begins with the N images as they are.
     """
-    images = len(np.unique(views.paths))
-    labels, groups = views.labels[:images], views.groups[:images]
-    num_classes = labels.max() + 1
-    logits = np.zeros((images, num_classes))
-    for train, test in grouped_folds(labels, groups):
+    return _answer_all([(views, class_weight)])[0]
+
+
+def _answer_all(strategies: Sequence[tuple[Views, str | None]]) -> list[np.ndarray]:
+    """Answer as `head_out_of_fold` does for views and class weights of each strategy; a task is a fold of one."""
+    logits, jobs = [], []
+    for number, (views, _) in enumerate(strategies):
+        images = len(np.unique(views.paths))
+        labels, groups = views.labels[:images], views.groups[:images]
+        logits.append(np.zeros((images, labels.max() + 1)))
+        jobs += [(number, *fold) for fold in grouped_folds(labels, groups)]
+
+    def answer(job: tuple[int, np.ndarray, np.ndarray]) -> np.ndarray:
+        number, train, test = job
+        views, class_weight = strategies[number]
         known = pd.Index(views.paths).isin(views.paths[train])
-        weight, bias = fit_head(views.take(known), num_classes, class_weight)
-        logits[test] = views.features[test] @ weight.T + bias
+        weight, bias = fit_head(views.take(known), logits[number].shape[1], class_weight)
+        return views.features[test] @ weight.T + bias
+
+    for (number, _, test), answered in zip(jobs, spread(answer, jobs, "strategies", THREADS), strict=True):
+        logits[number][test] = answered
     return logits
 
 
@@ -54,11 +67,9 @@ def compare_strategies(views: Views, minority: Sequence[int]) -> pd.DataFrame:
         "oversampling": np.concatenate([plain, *repeated]),
     }
 
-    def answer(name: str) -> np.ndarray:
-        class_weight = "balanced" if name == "class weights" else None
-        return head_out_of_fold(views.take(chosen[name]), class_weight).argmax(axis=1)
-
-    answers = dict(zip(chosen, spread(answer, chosen, "strategies", THREADS), strict=True))
+    weights = {"class weights": "balanced"}
+    logits = _answer_all([(views.take(rows), weights.get(name)) for name, rows in chosen.items()])
+    answers = {name: values.argmax(axis=1) for name, values in zip(chosen, logits, strict=True)}
     table = pd.DataFrame(index=list(chosen), columns=["macro_f1", "difference", "low", "high"], dtype=float)
     for name, predictions in answers.items():
         table.loc[name, "macro_f1"] = macro_f1(labels, predictions, len(counts))
