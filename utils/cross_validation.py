@@ -22,6 +22,7 @@ from utils.model import classifier_names
 from utils.progress import spread
 
 FOLDS = 5
+MANY = 2000  # images: from here on another cut into folds hardly moves a score
 
 
 def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -52,9 +53,17 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> l
 
 
 def out_of_fold(
-    classifier: ClassifierMixin, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, repeats: int = 3
+    classifier: ClassifierMixin,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    repeats: int | None = None,
 ) -> np.ndarray:
-    """Predict every image by a classifier fitted without its group: probabilities (repeats, N, C)."""
+    """Predict every image by a classifier fitted without its group: probabilities (repeats, N, C).
+
+    Folds are cut anew in each of the `repeats`; None: three, and one from 2,000 images on.
+    """
+    repeats = repeats or (3 if len(labels) < MANY else 1)
     parts = [(repeat, *part) for repeat in range(repeats) for part in grouped_folds(labels, groups, SEED + repeat)]
 
     def answer(part: tuple) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from utils.config import SEED
 COLOR_LEVELS = 16  # of each channel in the color histogram
 THUMBNAIL = 8  # pixels a side: enough for light, shape and pose, too few for noise
 BATCH_SIZE = 250  # images whose distances to all others are in memory at a time
-SAMPLE = 4000  # images that a threshold is fitted on
+SAMPLE = 2000  # images that a threshold is fitted on
 QUANTILE = 0.05
 ROUNDING = 0.01  # of the median distance to another class: images nearer than this differ by rounding only
 

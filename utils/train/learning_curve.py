@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from utils.config import SEED, THREADS
-from utils.cross_validation import grouped_folds
+from utils.cross_validation import MANY, grouped_folds
 from utils.intervals import resample_weights
 from utils.metrics import weighted_macro_f1
 from utils.progress import spread
@@ -16,7 +16,6 @@ from utils.train.head import Views, fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
 DRAWS = 3  # of these groups
-MANY = 2000  # images: from here on, two folds of the five tell enough
 RESAMPLES = 500  # of the draws, and of the images that are asked about
 
 
@@ -91,8 +90,8 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
     labels, groups = views.labels[:count], views.groups[:count]
     images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), draws, count), dtype=int)
     folds, generator, jobs = grouped_folds(labels, groups), np.random.default_rng(SEED), []
-    if count > MANY:
-        folds = folds[:2]
+    if count >= MANY:
+        folds = folds[:2]  # they tell enough
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
         places[train] = _nested_places(labels[train], groups[train], generator)
