@@ -82,14 +82,16 @@ def fit_logistic(rows: np.ndarray, labels: np.ndarray, num_classes: int, class_w
 
 
 def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the mean (D,) of rows (M, D) and their first 512 principal axes (K, D), or as many as there are.
+    """Find the mean (D,) of rows (M, D) and their first 256 principal axes (K, D), or as many as there are.
 
     From the smaller of the two products of the centered rows, which takes a tenth of the time of decomposing them.
     """
     mean = rows.mean(axis=0, dtype=np.float64)
     centered = rows - mean
     tall = len(rows) > rows.shape[1]
-    squares, vectors = eigh(centered.T @ centered if tall else centered @ centered.T)
+    products = centered.T @ centered if tall else centered @ centered.T
+    first = len(products) - AXES if len(products) > 2 * AXES else 0  # to leave out fewer takes longer than all
+    squares, vectors = eigh(products, subset_by_index=(first, len(products) - 1))
     kept = np.flatnonzero(squares > squares[-1] * 1e-10)[-AXES:] if squares[-1] > 0 else np.array([len(squares) - 1])
     if tall:
         return mean, vectors[:, kept].T
