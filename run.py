@@ -308,8 +308,10 @@ def run_cells(notebook) -> None:
 
     client = NotebookClient(notebook, kernel_name="python3", record_timing=False)
     # this very interpreter, whatever kernels the user has installed; it logs nothing, as the interrupt with which it is
-    # asked to end, and to remove its temporary files, would be logged as an error
+    # asked to end, and to remove its temporary files, would be logged as an error; and it looks for garbage less often,
+    # as libraries make a million objects while they are imported, and none of them is
     command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
+    command.append("--IPKernelApp.exec_lines=import gc; gc.set_threshold(50_000)")
     client.create_kernel_manager().kernel_spec.argv = command
     with client.setup_kernel(cwd=str(ROOT)):  # not client.execute(), which would answer signals in its own way
         for position, cell in enumerate(notebook.cells):

@@ -1,5 +1,7 @@
 """Paths, settings, the seed, the machine, and errors that the user can mend."""
 
+import atexit
+import gc
 import os
 import platform
 import random
@@ -16,6 +18,8 @@ SEED = 0
 BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 RANDOM_NUMBERS = threading.Lock()  # torch has one generator for all threads: who draws from a seed draws alone
+
+atexit.register(gc.freeze)  # or Python would look through a million objects of its libraries once more: a second
 
 
 class InputError(ValueError):

@@ -10,11 +10,11 @@ import pandas as pd
 
 from utils.compare_models.latency import median_interval
 from utils.compare_models.latency_worker import time_calls
-from utils.config import BATCH, SEED, THREADS, require
+from utils.config import SEED, THREADS, require
 from utils.intervals import wilson_interval
 from utils.metrics import sqnr_db
 from utils.progress import progress
-from utils.session import open_session
+from utils.session import open_session, run_model, split_batch
 
 HERE = "ONNX Runtime"  # as everything else is measured with
 ROUNDS, VISIT_MS = 8, 10  # of timing, and of calls per visit to a model
@@ -33,12 +33,12 @@ def _open_openvino(path: Path, **config) -> Run:
     return lambda images: compiled(images)[0]
 
 
-RUNTIMES = {
-    HERE: _open_here,
-    "ONNX Runtime, graph as written": partial(_open_here, optimize="none"),
-    "ONNX Runtime, sums that cannot overflow": partial(_open_here, precise=True),
-    "OpenVINO": _open_openvino,
-    "OpenVINO, in float32": partial(_open_openvino, INFERENCE_PRECISION_HINT="f32"),
+RUNTIMES = {  # name → how a file is opened there, and with which options
+    HERE: (_open_here, {}),
+    "ONNX Runtime, graph as written": (_open_here, {"optimize": "none"}),
+    "ONNX Runtime, sums that cannot overflow": (_open_here, {"precise": True}),
+    "OpenVINO": (_open_openvino, {}),
+    "OpenVINO, in float32": (_open_openvino, {"INFERENCE_PRECISION_HINT": "f32"}),
 }
 
 
@@ -60,11 +60,9 @@ def compare_runtimes(paths: dict[str, Path], images: np.ndarray, names: Sequence
     """
     rows = []
     for file, path in paths.items():
-        here = _open_here(path)
-        expected = _answer(here, images)
+        here, expected = _open(HERE, path), _answer(HERE, path, images)
         for name in progress([name for name in choose_runtimes(names) if name != HERE], f"{file} elsewhere"):
-            there = RUNTIMES[name](path)
-            logits = _answer(there, images)
+            there, logits = _open(name, path), _answer(name, path, images)
             flips = np.flatnonzero(logits.argmax(1) != expected.argmax(1))
             row = {"runtime": name, "file": file, "agreement": 1 - len(flips) / len(images)}
             row |= {"ci95": wilson_interval(len(images) - len(flips), len(images)), "flips": flips.tolist()}
@@ -85,9 +83,16 @@ def describe_runtimes(rows: Sequence[dict], least: float = 0.99) -> str:
     return " ".join(sentences)
 
 
-def _answer(run: Run, images: np.ndarray) -> np.ndarray:
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([run(images[start : start + BATCH]) for start in starts])
+def _open(name: str, path: Path) -> Run:
+    open_there, options = RUNTIMES[name]
+    return open_there(path, **options)
+
+
+def _answer(name: str, path: Path, images: np.ndarray) -> np.ndarray:
+    open_there, options = RUNTIMES[name]
+    if open_there is _open_here:
+        return run_model(path, images, **options)  # calls side by side
+    return np.concatenate([*map(open_there(path, **options), split_batch(images))])
 
 
 def _latency_ratio(first: Run, second: Run, image: np.ndarray) -> tuple[float, float, float]:
