@@ -13,6 +13,7 @@ from utils.cross_validation import grouped_folds
 from utils.metrics import macro_f1
 
 COMPONENTS = 100
+BATCH_SIZE = 1000  # rows whose squares are in memory at a time
 TARGETS_IN_MEMORY = 20_000_000  # of the permutation test: images times classes times permutations
 
 
@@ -21,8 +22,11 @@ def compact(features: np.ndarray) -> np.ndarray:
 
     Rows get a mean squared length of 10, so that a classifier's penalty weighs the same whatever D was.
     """
-    scaled = StandardScaler().fit_transform(features.astype(np.float32))
-    axes = PCA(min(COMPONENTS, *features.shape), random_state=SEED).fit_transform(scaled)
+    rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
+    for batch in gen_batches(len(rows), BATCH_SIZE):  # all at once takes five times the memory of the rows
+        scaler.partial_fit(rows[batch])
+    reduce = PCA(min(COMPONENTS, *features.shape), copy=False, random_state=SEED)
+    axes = reduce.fit_transform(scaler.transform(rows))
     return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
 
 

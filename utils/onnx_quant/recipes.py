@@ -47,14 +47,14 @@ def type_recipes(cpu: dict) -> list[Recipe]:
     """List the number types that suit a CPU (`cpu_info`), what should be best first.
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
-    bits (`reduce_range`), as their 16-bit sums would overflow; on ARM both signed, which x86 is slow at. One scale per
-    output channel of the weights is closer than one per tensor, and no slower.
+    bits (`reduce_range`), as their 16-bit sums would overflow; with VNNI a bit less is only less exact. On ARM both
+    signed, which x86 is slow at. One scale per output channel of the weights is closer than one per tensor, and no
+    slower.
     """
     signed, unsigned = Recipe(QuantType.QInt8), Recipe(QuantType.QUInt8)
-    seven_bits = unsigned._replace(reduce_range=True)
     if cpu["architecture"].lower() not in X86:
         return [signed, unsigned]
-    return [unsigned, seven_bits] if cpu["vnni"] else [seven_bits, unsigned]
+    return [unsigned] if cpu["vnni"] else [unsigned._replace(reduce_range=True), unsigned]
 
 
 def base_recipe(cpu: dict, prepared_path: Path) -> Recipe:
@@ -68,7 +68,7 @@ def base_recipe(cpu: dict, prepared_path: Path) -> Recipe:
 
 
 def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] = ()) -> list[Recipe]:
-    """List the recipes to choose from: the number types, the two best of them with the stem in float, two references.
+    """List the recipes to choose from: the number types, as they are and with the stem in float, and two references.
 
     These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. In
     networks that multiply, everything but the layers may stay in float. Once it is known which nodes are `sensitive`,
@@ -77,7 +77,7 @@ def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] =
     """
     types, base = type_recipes(cpu), base_recipe(cpu, prepared_path)
     stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
-    spared = [recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types[:2]]
+    spared = [recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types]
     sparing = [base] if base != types[0] else []
     first = [*types, *spared, *sparing, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
     if not sensitive:
