@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
 from utils.cross_validation import out_of_fold
 from utils.eda import probes
@@ -37,6 +39,24 @@ def test_permutations_that_are_scored_in_batches_give_the_same_p(data, monkeypat
     at_once = permutation_p(noise, labels, groups)
     monkeypatch.setattr(probes, "TARGETS_IN_MEMORY", 7 * len(labels) * 3)
     assert permutation_p(noise, labels, groups) == at_once
+
+
+def test_rows_that_are_standardized_in_batches_are_the_same(data, monkeypatch):
+    features = data[0].astype(np.float32)
+    before = features.copy()
+    monkeypatch.setattr(probes, "BATCH_SIZE", 7)
+    found = compact(features)
+    assert np.array_equal(features, before)
+    expected = PCA(20, random_state=0).fit_transform(StandardScaler().fit_transform(features))
+    expected *= np.sqrt(10 / (expected**2).sum(axis=1).mean())
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_many_images_are_cut_into_folds_once(data):
+    features, labels, groups = (np.tile(part, (23, 1) if part.ndim > 1 else 23)[:2000] for part in data)
+    few, many = (out_of_fold(KNeighborsClassifier(1), features[:n], labels[:n], groups[:n]) for n in (1999, 2000))
+    assert (len(few), len(many)) == (3, 1)
+    assert (many.sum(axis=2) == 1).all(), "every image is asked about"
 
 
 def test_views_of_one_object_do_not_help(data):

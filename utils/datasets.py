@@ -17,7 +17,7 @@ from utils.config import RANDOM_NUMBERS, SEED
 from utils.files import check_copy
 from utils.images import read_image
 
-PREPARED_BYTES = 400_000_000  # of images that datasets may keep in memory as prepared: some 8,000 of 64 × 64 pixels
+PREPARED_BYTES = 300_000_000  # of images that datasets may keep in memory as prepared: some 6,000 of 64 × 64 pixels
 
 
 def evaluation_transform(preprocessing: dict) -> v2.Compose:
@@ -61,7 +61,7 @@ class ImageDataset(Dataset):
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
     drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
     every fold. `index` holds the images' rows of the table. Datasets with the same transforms may share the images that
-    are `prepared`, which stay there once they were asked for, up to 400 MB of them.
+    are `prepared`, which stay there once they were asked for, up to 300 MB of them.
     """
 
     def __init__(
