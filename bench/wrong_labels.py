@@ -48,7 +48,7 @@ def main() -> None:
     right, classes = index["class"].to_numpy(), sorted(index["class"].unique())
     network, preprocessing = build_model(given.arch)
     dataset = ImageDataset(given.data, index, classes, evaluation_transform(preprocessing))
-    features = compact(extract_features(network, make_loader(dataset, batch_size=64), given.run / "features"))
+    features = compact(extract_features(network, make_loader(dataset), given.run / "features"))
     pictures = read_pictures(given.data, index)
     for draw in range(DRAWS):
         generator, labels = np.random.default_rng(draw), right.copy()

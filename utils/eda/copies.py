@@ -51,7 +51,7 @@ def describe_copies(folder: Path, index: pd.DataFrame, cache: Path) -> Copies:
     prepare, classes = evaluation_transform(preprocessing), sorted(index["class"].unique())
 
     def features(dataset: ImageDataset) -> np.ndarray:
-        return normalize(extract_features(network, make_loader(dataset, batch_size=64), cache))
+        return normalize(extract_features(network, make_loader(dataset), cache))
 
     rows = features(ImageDataset(folder, index, classes, prepare))
     some = index.sort_values("path").sample(min(ALTERED, len(index)), random_state=SEED)

@@ -73,7 +73,7 @@ def score_networks(names: Sequence[str], photos: Photos, cache: Path) -> dict[st
     linear, found, graphs = LogisticRegression(class_weight="balanced", max_iter=1000), {}, {}
     for name in progress(names, "networks"):
         model, preprocessing = build_model(name)
-        features = compact(extract_features(model, make_loader(photos.dataset(preprocessing), batch_size=64), cache))
+        features = compact(extract_features(model, make_loader(photos.dataset(preprocessing)), cache))
         probabilities = out_of_fold(linear, features, photos.labels, photos.groups, repeats=1)
         shape = 1, 3, preprocessing["image_size"], preprocessing["image_size"]
         graphs[name] = to_onnx(model, shape), shape

@@ -118,7 +118,7 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.nda
 
 def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
     """Compute the heat (N, H, W), as `grad_cam`, for the class which the model takes each image for; and that class."""
-    answers = predict(model, make_loader(dataset, batch_size=64))[0].argmax(axis=1)
+    answers = predict(model, make_loader(dataset))[0].argmax(axis=1)
     return grad_cam(model, dataset.stack(), answers), answers
 
 

@@ -50,7 +50,7 @@ class Views(NamedTuple):
     def features_of(self, model: nn.Module, part: pd.DataFrame) -> np.ndarray:
         """Return what the last layer of `model` sees of the images in `part`, (N, D)."""
         if fingerprint(model) != self.body:
-            return extract_features(model, make_loader(self.image_set(part), batch_size=64))
+            return extract_features(model, make_loader(self.image_set(part)))
         return self.plain(part).features
 
     def predict(self, model: nn.Module, part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ class Views(NamedTuple):
         The features are used again where `model` differs from the network behind them in its last layer only.
         """
         if fingerprint(model) != self.body:
-            return predict(model, make_loader(self.image_set(part), batch_size=64))
+            return predict(model, make_loader(self.image_set(part)))
         asked, layer = self.plain(part), model.get_classifier()
         with torch.inference_mode():
             logits = layer(torch.from_numpy(asked.features).to(layer.weight.device))
@@ -90,7 +90,7 @@ def extract_views(
         names = [name for name, count in versions.items() if count >= epoch]
         datasets.append(image_set(index[index["class"].isin(names)], names).in_epoch(epoch))
     datasets = [dataset for dataset in datasets if len(dataset)]
-    features = [extract_features(network, make_loader(dataset, batch_size=64), cache) for dataset in datasets]
+    features = [extract_features(network, make_loader(dataset), cache) for dataset in datasets]
     table = pd.concat([dataset.index.assign(label=dataset.labels) for dataset in datasets])
     columns = [table[name].to_numpy() for name in ("path", "label", "group")]
     return Views(np.concatenate(features), *columns, fingerprint(network), image_set)

@@ -89,9 +89,9 @@ def artefact_rate(
     """
     if not minority:
         return None
-    before = predict(model, make_loader(plain, batch_size=64))[0].argmax(axis=1)
+    before = predict(model, make_loader(plain))[0].argmax(axis=1)
     taken = []
     for epoch in range(1, epochs + 1):
-        after = predict(model, make_loader(varied.in_epoch(epoch), batch_size=64))[0].argmax(axis=1)
+        after = predict(model, make_loader(varied.in_epoch(epoch)))[0].argmax(axis=1)
         taken.append(~np.isin(before, minority) & np.isin(after, minority))
     return float(np.mean(taken))
