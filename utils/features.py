@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TASK = 16  # images that a thread takes at a time
 _EXPORTING = threading.Lock()  # the exporter is one for all threads
+_exported: dict[tuple, InferenceSession] = {}  # by the network's fingerprint and the shape of its images: one at most
 
 
 class _Body(nn.Module):
@@ -53,15 +54,10 @@ class _Runner:
         if DEVICE.type != "cpu" or is_small(self.model):  # done before an export would be
             return _Body(self.model).eval()(images.to(DEVICE)).cpu().numpy()
         with _EXPORTING:
-            self.session = self.session or self._export(images.shape[1:])
+            self.session = self.session or _open_body(self.model, (BATCH, *images.shape[1:]))
         filled = nn.functional.pad(images, (0,) * 7 + (-len(images) % BATCH,))  # the batch is fixed, which is faster
         rows = [self.session.run(None, {"input": part.numpy()})[0] for part in filled.split(BATCH)]
         return np.concatenate(rows)[: len(images)]
-
-    def _export(self, shape: Sequence[int]) -> InferenceSession:
-        from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
-
-        return open_session(to_onnx(self.model, (BATCH, *shape)), threads=1)
 
 
 def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = None) -> np.ndarray:
@@ -91,6 +87,17 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         _write_rows(folder, computed)
     rows = computed | _read_rows({key: stored[key] for key in keys if key not in computed})
     return np.stack([rows[key] for key in keys])
+
+
+def _open_body(model: nn.Module, shape: Sequence[int]) -> InferenceSession:
+    """Export a network without its last layer, unless it is the last one that was: that takes most of a second."""
+    from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
+
+    key = fingerprint(model), *shape
+    if key not in _exported:
+        _exported.clear()
+        _exported[key] = open_session(to_onnx(model, shape), threads=1)
+    return _exported[key]
 
 
 def fingerprint(model: nn.Module) -> str:

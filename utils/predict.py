@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.config import InputError, relative
+from utils.config import THREADS, InputError, relative
 from utils.images import read_image
 from utils.session import open_session, read_metadata
 
@@ -19,8 +19,8 @@ USAGE = "usage: python -m utils.predict MODEL_int8_deploy.onnx PHOTO ..."
 class Classifier:
     """A deployed model: photo file → probability of each class, and how far it is from all of them."""
 
-    def __init__(self, path: Path):
-        self.session = open_session(path)
+    def __init__(self, path: Path, threads: int = THREADS):
+        self.session = open_session(path, threads)
         self.details = read_metadata(self.session)
         expected = self.session.get_inputs()[0]
         if expected.type != "tensor(uint8)" or "classes" not in self.details:

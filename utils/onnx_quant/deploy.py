@@ -1,13 +1,14 @@
 """The model as it is deployed: from a picture as people have it to calibrated probabilities, in one file."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, compose, parser
 
-from utils.config import InputError
+from utils.config import THREADS, InputError
 from utils.files import whole_file
 from utils.onnx_quant.novelty_output import add_novelty
 from utils.predict import Classifier
@@ -95,8 +96,9 @@ def write_deployable(
 
 def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
     """Classify photos, each as it lies on the disk, with a deployed file; → class positions (N,)."""
-    classifier = Classifier(path)
-    return np.array([classifier.probabilities(photo).argmax() for photo in photos])
+    classifier = Classifier(path, threads=1)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return np.array([found.argmax() for found in pool.map(classifier.probabilities, photos)])
 
 
 def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:
