@@ -3,6 +3,7 @@
 import copy
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from utils.config import RANDOM_NUMBERS, SEED
+from utils.config import RANDOM_NUMBERS, SEED, THREADS
 from utils.files import check_copy
 from utils.images import read_image
 
@@ -120,7 +121,8 @@ class ImageDataset(Dataset):
 
     def stack(self) -> Tensor:
         """Return all images as one batch (N, 3, S, S)."""
-        return torch.stack([image for image, _ in self])
+        with ThreadPoolExecutor(THREADS) as pool:
+            return torch.stack([image for image, _ in pool.map(self.__getitem__, range(len(self)))])
 
 
 def make_loader(dataset: ImageDataset, batch_size: int = 16, epoch: int | None = None, workers: int = 0) -> DataLoader:
