@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn import config_context
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
@@ -70,7 +71,8 @@ def out_of_fold(
         _, train, test = part
         known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
         fitted = clone(known).fit(features[train], labels[train])
-        return fitted.classes_, fitted.predict_proba(features[test])
+        with config_context(working_memory=64):  # MB, of 1,024, in each thread: no slower
+            return fitted.classes_, fitted.predict_proba(features[test])
 
     probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
     for (repeat, _, test), (classes, found) in zip(parts, spread(answer, parts, "probe", THREADS), strict=True):

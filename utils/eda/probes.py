@@ -14,7 +14,7 @@ from utils.metrics import macro_f1
 
 COMPONENTS = 100
 BATCH_SIZE = 1000  # rows whose squares are in memory at a time
-TARGETS_IN_MEMORY = 20_000_000  # of the permutation test: images times classes times permutations
+TARGETS_IN_MEMORY = 10_000_000  # of the permutation test: images times classes times permutations
 
 
 def compact(features: np.ndarray) -> np.ndarray:

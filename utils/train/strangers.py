@@ -20,7 +20,7 @@ from utils.train.confidence import to_probabilities
 from utils.train.head import Views
 from utils.train.novelty import KEPT, RESAMPLES, Detector
 
-LEFT_OUT = 5  # classes, at most: each is a training
+LEFT_OUT = 4  # classes, at most: each is a training
 MANY = 2000  # images, at most, to train on
 WORKS = 0.7  # AUROC that the whole interval has to lie above
 MEASURES = ["novelty", "maximum probability", "energy"]
@@ -32,7 +32,7 @@ def leave_one_out(
 ) -> pd.DataFrame:
     """Train without a class, then show it, among images of the others that were not trained on either.
 
-    `fit(train, valid)` returns a network, as it has returned the `shipped` one. Each class in turn, of many five; the
+    `fit(train, valid)` returns a network, as it has returned the `shipped` one. Each class in turn, of many four; the
     others are asked about in two folds of `fold_of` (N,). → a row per image asked about: what was left_out, path,
     group, stranger, and the three `MEASURES`.
     """
