@@ -92,6 +92,12 @@ class OutOfFold(NamedTuple):
     trained_on: float
 
 
+def plan_folds(images: int, folds: int | None, repeats: int | None) -> tuple[int, int]:
+    """Say into how many folds so many images are cut to train networks, and how often, as far as that is left open."""
+    many = images >= MANY
+    return folds or (5 if many else 7), repeats or (1 if many else 2)
+
+
 def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
     """Cut N images into folds, `repeats` times, as `fold_numbers` does; → each image's fold (repeats, N), from 0.
 
