@@ -4,12 +4,14 @@ import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cloudpickle
@@ -147,6 +149,7 @@ def test_a_task_that_kills_every_worker_ends_in_a_sentence(cluster, tmp_path):
         list(spread(die, [0], "folds"))
     assert len(list(tmp_path.iterdir())) == 3
     assert list(spread(abs, range(-3, 0), "again")) == [3, 2, 1], "the cluster goes on"
+    progress._client.wait_for_workers(2, timeout=60)  # so that tests to come find both
 
 
 def test_an_error_in_a_task_is_that_of_the_task(cluster):
@@ -207,6 +210,19 @@ def test_a_wrong_address_ends_in_a_sentence(monkeypatch, address):
     assert list(spread(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
 
 
+def test_who_is_no_scheduler_ends_in_a_sentence(monkeypatch):
+    """One that says nothing, and one that speaks another language."""
+    monkeypatch.setattr(progress, "CONNECT", 1)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    with web, socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (silent.getsockname()[1], web.server_port):
+            sentence = f"CLUSTER 'tcp://127.0.0.1:{port}': no Dask scheduler answers there \\(.+\\)"
+            with pytest.raises(InputError, match=sentence):
+                use_cluster(f"tcp://127.0.0.1:{port}")
+        web.shutdown()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_ctrl_c_leaves_no_worker_behind(project):
     command = [sys.executable, str(project / "run.py"), "--no-venv", "--cluster", "local", "--name", "stopped_cluster"]
@@ -218,7 +234,7 @@ def test_ctrl_c_leaves_no_worker_behind(project):
         time.sleep(0.1)
         everyone = process.children(recursive=True)
     process.send_signal(signal.SIGINT)
-    process.wait()
+    process.wait(timeout=120)
     _, alive = psutil.wait_procs(everyone, timeout=20)
     assert not alive
 

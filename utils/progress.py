@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import sys
 import threading
@@ -59,6 +60,7 @@ def use_cluster(address: str) -> None:
         if address == "local":
             client = Client(n_workers=THREADS, threads_per_worker=1, dashboard_address=None)
         else:
+            _greet(address)
             client = Client(address, timeout=CONNECT)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -71,6 +73,21 @@ def use_cluster(address: str) -> None:
         client.close()
         raise
     _client = client
+
+
+def _greet(address: str) -> None:
+    """Connect once: Dask's own client waits for ever where somebody takes its call and says nothing."""
+    from distributed.comm import connect
+    from distributed.utils import LoopRunner
+
+    async def greet() -> None:
+        async with asyncio.timeout(CONNECT + 1):  # so that whoever cannot be reached is named by Dask
+            (await connect(address, timeout=CONNECT)).abort()
+
+    try:
+        LoopRunner().run_sync(greet)
+    except TimeoutError:
+        raise OSError(f"no greeting within {CONNECT} s") from None
 
 
 def spread(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
