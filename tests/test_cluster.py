@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cloudpickle
@@ -210,17 +209,21 @@ def test_a_wrong_address_ends_in_a_sentence(monkeypatch, address):
     assert list(spread(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
 
 
-def test_who_is_no_scheduler_ends_in_a_sentence(monkeypatch):
-    """One that says nothing, and one that speaks another language."""
+@pytest.mark.parametrize(("greeting", "words"), [(b"", "no greeting within 1 s"), (b"HTTP/1.1 400", "another kind")])
+def test_who_is_no_scheduler_ends_in_a_sentence(monkeypatch, greeting, words):
     monkeypatch.setattr(progress, "CONNECT", 1)
-    web = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    with web, socket.create_server(("127.0.0.1", 0)) as silent:
-        for port in (silent.getsockname()[1], web.server_port):
-            sentence = f"CLUSTER 'tcp://127.0.0.1:{port}': no Dask scheduler answers there \\(.+\\)"
-            with pytest.raises(InputError, match=sentence):
-                use_cluster(f"tcp://127.0.0.1:{port}")
-        web.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+        def greet() -> None:
+            with server.accept()[0] as caller:
+                caller.sendall(greeting)
+                while caller.recv(1000):
+                    pass
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(InputError, match=rf"CLUSTER '{address}': no Dask scheduler answers there \({words}"):
+            use_cluster(address)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")

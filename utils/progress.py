@@ -76,7 +76,7 @@ def use_cluster(address: str) -> None:
 
 
 def _greet(address: str) -> None:
-    """Connect once: Dask's own client waits for ever where somebody takes its call and says nothing."""
+    """Connect once: Dask's own client waits for ever where somebody takes its call and says nothing. Raises OSError."""
     from distributed.comm import connect
     from distributed.utils import LoopRunner
 
@@ -88,6 +88,8 @@ def _greet(address: str) -> None:
         LoopRunner().run_sync(greet)
     except TimeoutError:
         raise OSError(f"no greeting within {CONNECT} s") from None
+    except MemoryError:  # the first letters, taken for a length
+        raise OSError("another kind of server does") from None
 
 
 def spread(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
