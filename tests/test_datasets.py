@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import fill_folder
-from torchvision.transforms import v2
+from conftest import ROOT, fill_folder
+from torchvision.transforms import InterpolationMode, v2
 
 from utils.config import InputError
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
-from utils.images import scan_folder
+from utils.images import read_image, scan_folder
 from utils.split import count_leaks, load_index, minority_classes, name_groups, save_index, split_index
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -135,6 +135,25 @@ def image_set(tmp_path):
         return ImageDataset(folder, index, ["apple", "tomato"], basic, augmentation)
 
     return make
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [64, 100, 224])
+def test_images_are_prepared_as_torchvision_would_to_the_bit(interpolation, size):
+    preprocessing = PREPROCESSING | {"image_size": size, "interpolation": interpolation}
+    preprocessing.update(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    theirs = v2.Compose(
+        [
+            v2.Resize((size, size), interpolation=InterpolationMode(interpolation)),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocessing["mean"], preprocessing["std"]),
+        ]
+    )
+    for path in sorted((ROOT / "data" / "train").glob("*/*.jpg"))[::60]:
+        image = read_image(path)
+        ours, expected = evaluation_transform(preprocessing)(image), theirs(image)
+        assert torch.equal(ours, expected) and ours.stride() == expected.stride() and ours.dtype == expected.dtype
 
 
 def epoch_of(dataset: ImageDataset, epoch: int) -> torch.Tensor:

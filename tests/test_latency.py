@@ -18,8 +18,6 @@ from utils.checkpoint import save_checkpoint
 from utils.compare_models import latency_worker
 from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, median_interval, summarize
 from utils.config import InputError
-from utils.datasets import evaluation_transform
-from utils.images import read_image
 from utils.model import ConvNet
 from utils.onnx_quant.onnx_file import write_metadata
 
@@ -100,16 +98,6 @@ def test_process_ends_when_the_one_that_measures_is_killed(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail(f"process {process} lives on")
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [64, 100, 224])
-def test_photos_are_prepared_as_in_training(interpolation, size):
-    preprocessing = PREPROCESSING | {"interpolation": interpolation, "image_size": size}
-    expected = evaluation_transform(preprocessing)(read_image(PHOTOS[0])).numpy()
-    prepared = latency_worker.read_input(PHOTOS[0], preprocessing)
-    assert prepared.dtype == expected.dtype and prepared.shape == expected.shape
-    assert np.abs(prepared - expected).max() < 1e-6
 
 
 def test_broken_model_is_named_and_not_the_process(tmp_path):

@@ -10,28 +10,33 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, v2
 
 from utils.config import RANDOM_NUMBERS, SEED, THREADS
 from utils.files import check_copy
-from utils.images import read_image
+from utils.images import prepare, read_image, resize
 
 PREPARED_BYTES = 300_000_000  # of images that datasets may keep in memory as prepared: some 6,000 of 64 × 64 pixels
 
 
-def evaluation_transform(preprocessing: dict) -> v2.Compose:
+class Preparation(NamedTuple):
+    """`images.prepare` as a transform: an image (PIL) → float32 (3, S, S)."""
+
+    preprocessing: dict
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(prepare(image, self.preprocessing))
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Take the first step only."""
+        return resize(image, (self.preprocessing["image_size"],) * 2, self.preprocessing["interpolation"])
+
+
+def evaluation_transform(preprocessing: dict) -> Preparation:
     """Build the one preprocessing: resize (no crop, whole picture), scale to [0, 1], normalize; → float32 (3, S, S)."""
-    size = preprocessing["image_size"]
-    return v2.Compose(
-        [
-            v2.Resize((size, size), interpolation=InterpolationMode(preprocessing["interpolation"])),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(preprocessing["mean"], preprocessing["std"]),
-        ]
-    )
+    return Preparation({name: preprocessing[name] for name in ("image_size", "interpolation", "mean", "std")})
 
 
 def to_pixels(image: Tensor, preprocessing: dict) -> np.ndarray:

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from utils.config import THREADS, InputError, relative
-from utils.images import read_image
+from utils.images import read_image, resize
 from utils.session import open_session, read_metadata
 
 USAGE = "usage: python -m utils.predict MODEL_int8_deploy.onnx PHOTO ..."
@@ -37,8 +36,7 @@ class Classifier:
         """
         image = read_image(photo)
         if all(isinstance(side, int) for side in self.size):
-            method = Image.Resampling[self.details["preprocessing"]["interpolation"].upper()]
-            image = image.resize(self.size, method)
+            image = resize(image, self.size, self.details["preprocessing"]["interpolation"])
         values = self.session.run(None, {"image": np.asarray(image)[None]})
         return {output.name: value[0] for output, value in zip(self.session.get_outputs(), values, strict=True)}
 

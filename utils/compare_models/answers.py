@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from sklearn.utils import gen_batches
-from torchvision.transforms import v2
+from torch import Tensor
 
 from utils.compare_models.predictor import Predictor
 from utils.config import BATCH, THREADS
@@ -45,15 +46,17 @@ def answer_all(
         alike.setdefault(repr(model.preprocessing), []).append(name)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
-        transform = evaluation_transform(models[names[0]].preprocessing)
-        if spoil:
-            transform = v2.Compose([spoil, transform])
+        transform = partial(_prepare, evaluation_transform(models[names[0]].preprocessing), spoil)
         asked = partial(_answer, ImageDataset(folder, index, classes, transform), [models[name] for name in names])
         for answers in spread(asked, gen_batches(len(index), BATCH), "answers", THREADS):
             for name, answer in zip(names, answers, strict=True):
                 models[name].check_classes(classes, answer)
                 logits[name].append(answer)
     return {name: np.concatenate(parts) for name, parts in logits.items()}
+
+
+def _prepare(transform: Callable, spoil: Callable | None, image: Image.Image) -> Tensor:
+    return transform(spoil(image) if spoil else image)
 
 
 def _answer(dataset: ImageDataset, models: Sequence[Predictor], batch: slice) -> list[np.ndarray]:

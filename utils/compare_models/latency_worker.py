@@ -12,11 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from utils.compare_models.predictor import Predictor
 from utils.config import THREADS
-from utils.images import read_image
+from utils.images import prepare, read_image
 
 PHOTO = "photo"  # the task of answering from a file: decode, prepare, run, argmax
 VISIT_MS = 40  # of calls per visit to a model, at least one call
@@ -80,15 +79,8 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def read_input(path: Path, preprocessing: dict) -> np.ndarray:
-    """Read a photo as `evaluation_transform` prepares it, with Pillow and numpy alone; → float32 (3, S, S).
-
-    A process that runs ONNX has no torch. `tests/test_latency.py` holds the two together.
-    """
-    size = preprocessing["image_size"]
-    resized = read_image(path).resize((size, size), Image.Resampling[preprocessing["interpolation"].upper()])
-    pixels = np.asarray(resized, np.float32) / np.float32(255)
-    normalized = (pixels - np.array(preprocessing["mean"], np.float32)) / np.array(preprocessing["std"], np.float32)
-    return np.ascontiguousarray(normalized.transpose(2, 0, 1))
+    """Read a photo as the model takes it; → float32 (3, S, S)."""
+    return np.ascontiguousarray(prepare(read_image(path), preprocessing))
 
 
 def peak_memory() -> float:

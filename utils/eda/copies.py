@@ -1,5 +1,6 @@
 """Likeness of images to a pretrained network: good at copies that were mirrored, cropped, turned or made brighter."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -63,7 +64,7 @@ def describe_copies(folder: Path, index: pd.DataFrame, cache: Path) -> Copies:
     return Copies(rows, float(max(min(np.quantile(apart, QUANTILE), by_chance), ROUNDING)))
 
 
-def alteration(prepare: v2.Transform) -> v2.Compose:
+def alteration(prepare: Callable) -> v2.Compose:
     """Alter an image in one of five ways, drawn at random, before it is prepared."""
     ways = [
         v2.RandomHorizontalFlip(1),
