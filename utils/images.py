@@ -102,8 +102,8 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
 def prepare(image: Image.Image, preprocessing: dict) -> np.ndarray:
     """Resize the whole picture, scale to [0, 1], normalize by `mean` and `std` per channel; → float32 (3, S, S).
 
-    To the bit what torchvision's transforms return, in a quarter of their time, and without torch, which a process that
-    runs ONNX does not load. The channels of a pixel are neighbours in memory, as theirs are.
+    To the bit what torchvision's transforms return, without torch, which a process that runs ONNX does not load. The
+    channels of a pixel are neighbours in memory, as theirs are.
     """
     small = resize(image, (preprocessing["image_size"],) * 2, preprocessing["interpolation"])
     mean, std = (np.array(preprocessing[name], dtype=np.float32) for name in ("mean", "std"))
