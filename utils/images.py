@@ -106,8 +106,11 @@ def prepare(image: Image.Image, preprocessing: dict) -> np.ndarray:
     channels of a pixel are neighbours in memory, as theirs are.
     """
     small = resize(image, (preprocessing["image_size"],) * 2, preprocessing["interpolation"])
-    mean, std = (np.array(preprocessing[name], dtype=np.float32) for name in ("mean", "std"))
-    return ((np.asarray(small, dtype=np.float32) * np.float32(1 / 255) - mean) / std).transpose(2, 0, 1)
+    pixels = np.array(small, dtype=np.float32)
+    pixels *= np.float32(1 / 255)  # in place, which at 224 pixels takes half the time
+    pixels -= np.array(preprocessing["mean"], dtype=np.float32)
+    pixels /= np.array(preprocessing["std"], dtype=np.float32)
+    return pixels.transpose(2, 0, 1)
 
 
 @cache
