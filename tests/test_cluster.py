@@ -201,7 +201,7 @@ def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):
     use_cluster("")
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "head", "tcp://no.such.host:8786"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "head", "tcp://no.such.host:8786"])
 def test_a_wrong_address_ends_in_a_sentence(monkeypatch, address):
     monkeypatch.setattr(progress, "CONNECT", 1)
     with pytest.raises(InputError, match=f"CLUSTER '{address}': no Dask scheduler answers there"):

@@ -62,7 +62,7 @@ def use_cluster(address: str) -> None:
         else:
             _greet(address)
             client = Client(address, timeout=CONNECT)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last where a tls:// address finds no certificates
         raise InputError(
             f"CLUSTER {address!r}: no Dask scheduler answers there ({error}). Start `dask scheduler`, which prints its "
             'address, such as "tcp://head:8786"; "local" needs none, and "" works without'
@@ -77,12 +77,14 @@ def use_cluster(address: str) -> None:
 
 def _greet(address: str) -> None:
     """Connect once: Dask's own client waits for ever where somebody takes its call and says nothing. Raises OSError."""
+    from distributed import Security
     from distributed.comm import connect
     from distributed.utils import LoopRunner
 
     async def greet() -> None:
         async with asyncio.timeout(CONNECT + 1):  # so that whoever cannot be reached is named by Dask
-            (await connect(address, timeout=CONNECT)).abort()
+            certificates = Security().get_connection_args("client")  # those of Dask's configuration, as for its client
+            (await connect(address, timeout=CONNECT, **certificates)).abort()
 
     try:
         LoopRunner().run_sync(greet)
