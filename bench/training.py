@@ -111,7 +111,7 @@ def grow(count: int) -> None:
     from utils.features import extract_features
     from utils.model import build_model
     from utils.train.head import Views, fit_head
-    from utils.train.strategies import head_out_of_fold
+    from utils.train.strategies import heads_out_of_fold
 
     labels = np.arange(count) % 50
 
@@ -130,7 +130,7 @@ def grow(count: int) -> None:
     views = Views(features, paths=np.arange(count), labels=labels, groups=np.arange(count))
     fit_head(views, 50)
     times.append(time.perf_counter())
-    head_out_of_fold(views)
+    heads_out_of_fold([(views, None)])
     times.append(time.perf_counter())
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1e3
     first, second, third = np.diff(times)

@@ -15,7 +15,7 @@ from utils.features import extract_features
 from utils.images import scan_folder
 from utils.model import ConvNet, predict
 from utils.train.head import Views, attach_head, extract_views, fit_head
-from utils.train.strategies import artefact_rate, compare_strategies, head_out_of_fold
+from utils.train.strategies import artefact_rate, compare_strategies, heads_out_of_fold
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -76,7 +76,7 @@ def test_out_of_fold_is_chance_when_labels_mean_nothing():
     generator = np.random.default_rng(0)
     rows = np.repeat(generator.normal(size=(60, 30)), 4, axis=0)
     labels, groups = np.repeat(generator.permutation(np.arange(60) % 2), 4), np.repeat(np.arange(60), 4)
-    logits = head_out_of_fold(Views(rows, np.arange(240), labels, groups))
+    (logits,) = heads_out_of_fold([(Views(rows, np.arange(240), labels, groups), None)])
     assert 0.3 < (logits.argmax(1) == labels).mean() < 0.7
 
 
@@ -85,7 +85,7 @@ def test_a_version_of_an_image_is_in_the_fold_of_the_image():
     generator = np.random.default_rng(0)
     rows, labels, images = generator.normal(size=(80, 30)), np.arange(80) % 2, np.arange(80)
     twice = np.tile(np.arange(80), 2)
-    logits = head_out_of_fold(Views(rows, images, labels, images).take(twice))
+    (logits,) = heads_out_of_fold([(Views(rows, images, labels, images).take(twice), None)])
     assert (logits.argmax(1) == labels).mean() < 0.75
 
 

@@ -9,7 +9,6 @@ from onnx import ModelProto, NodeProto, compose, numpy_helper, parser
 from utils.onnx_quant.graph import tensor_shapes
 from utils.session import open_session, run_session
 
-OUTPUT = "novelty"
 # what `Detector.distances` in utils/train/novelty.py computes
 DISTANCE = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
 distance (float[batch, features] novelty_features) => (float[batch] novelty) <

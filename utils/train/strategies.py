@@ -19,16 +19,12 @@ BASELINE = "minority only"
 IMAGES = 1000  # to compare on, at most
 
 
-def head_out_of_fold(views: Views, class_weight: str | None = None) -> np.ndarray:
-    """Predict N images by heads that saw neither them nor their group; → logits (N, C), in five folds or fewer.
+def heads_out_of_fold(strategies: Sequence[tuple[Views, str | None]]) -> list[np.ndarray]:
+    """Predict N images by heads that saw neither them nor their group; → logits (N, C) of each strategy.
 
-    `views` are any selection and repetition of rows that begins with the N images as they are.
+    A strategy is views and a class weight; the views are any selection and repetition of rows that begins with the N
+    images as they are. There are five folds or fewer, and a task is a fold of one strategy.
     """
-    return _answer_all([(views, class_weight)])[0]
-
-
-def _answer_all(strategies: Sequence[tuple[Views, str | None]]) -> list[np.ndarray]:
-    """Answer as `head_out_of_fold` does for views and class weights of each strategy; a task is a fold of one."""
     logits, jobs = [], []
     for number, (views, _) in enumerate(strategies):
         images = len(np.unique(views.paths))
@@ -68,7 +64,7 @@ def compare_strategies(views: Views, minority: Sequence[int]) -> pd.DataFrame:
     }
 
     weights = {"class weights": "balanced"}
-    logits = _answer_all([(views.take(rows), weights.get(name)) for name, rows in chosen.items()])
+    logits = heads_out_of_fold([(views.take(rows), weights.get(name)) for name, rows in chosen.items()])
     answers = {name: values.argmax(axis=1) for name, values in zip(chosen, logits, strict=True)}
     table = pd.DataFrame(index=list(chosen), columns=["macro_f1", "difference", "low", "high"], dtype=float)
     for name, predictions in answers.items():
