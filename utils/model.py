@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import how_to_recreate, load_checkpoint
-from utils.config import CHECKPOINTS, SEED, InputError, listing, relative
+from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative
 from utils.files import sha256
 from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+DEVICE = device()
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
