@@ -1,7 +1,6 @@
 """The same work on a cluster: a scheduler and two workers, started by hand in folders of their own."""
 
 import os
-import pickle
 import re
 import signal
 import socket
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 import psutil
 import pytest
@@ -23,13 +21,13 @@ from test_processes import listen_to_signals
 from test_training import DETAILS, notebook_training
 
 import run
-from utils import checkpoint, progress
+from utils import checkpoint, cluster, parallel
 from utils.config import InputError
 from utils.cross_validation import assign_folds, cross_validate
 from utils.files import sha256
 from utils.images import read_pictures, scan_folder
 from utils.model import ConvNet
-from utils.progress import _Sent, spread, use_cluster
+from utils.parallel import use_cluster
 
 WORKER = ["dask_worker", "--nthreads", "1", "--no-dashboard"]
 
@@ -71,7 +69,7 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture
-def cluster(address) -> Iterator[None]:
+def on_cluster(address) -> Iterator[None]:
     use_cluster(address)
     yield
     use_cluster("")
@@ -86,7 +84,7 @@ def photos(tmp_path_factory):
 
 
 def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_dies_changes_nothing(
-    photos, cluster, tmp_path
+    photos, on_cluster, tmp_path
 ):
     folder, index = photos
 
@@ -118,7 +116,7 @@ def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_d
 
 
 @pytest.mark.parametrize("only_head", [True, False])
-def test_int8_out_of_fold_is_the_same(cluster, tmp_path, only_head):
+def test_int8_out_of_fold_is_the_same(on_cluster, tmp_path, only_head):
     folds = Folds(tmp_path, only_head)
     networks = folds.networks if only_head else folds.networks[:1]  # of whole ones, each is exported
     away = folds.answer(networks=networks)
@@ -127,7 +125,7 @@ def test_int8_out_of_fold_is_the_same(cluster, tmp_path, only_head):
     assert all(np.array_equal(here[name], away[name], equal_nan=True) for name in ("onnx", "int8"))
 
 
-def test_a_file_that_a_worker_sees_otherwise_stops_the_run_by_name(photos, cluster, tmp_path):
+def test_a_file_that_a_worker_sees_otherwise_stops_the_run_by_name(photos, on_cluster, tmp_path):
     folder = fill_folder(tmp_path / "photos", {"apple": 3, "tomato": 3})
     index, _ = scan_folder(folder)
     (folder / "apple" / "001.jpg").write_bytes((folder / "tomato" / "001.jpg").read_bytes())
@@ -138,26 +136,26 @@ def test_a_file_that_a_worker_sees_otherwise_stops_the_run_by_name(photos, clust
         read_pictures(folder, index)
 
 
-def test_a_task_that_kills_every_worker_ends_in_a_sentence(cluster, tmp_path):
+def test_a_task_that_kills_every_worker_ends_in_a_sentence(on_cluster, tmp_path):
     def die(number: int) -> None:
         (tmp_path / str(time.time_ns())).touch()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
     with pytest.raises(InputError, match="folds: a worker died 3 times over the same task, most likely .* memory"):
-        list(spread(die, [0], "folds"))
+        list(parallel.run(die, [0], "folds"))
     assert len(list(tmp_path.iterdir())) == 3
-    assert list(spread(abs, range(-3, 0), "again")) == [3, 2, 1], "the cluster goes on"
-    progress._client.wait_for_workers(2, timeout=60)  # so that tests to come find both
+    assert list(parallel.run(abs, range(-3, 0), "again")) == [3, 2, 1], "the cluster goes on"
+    parallel._client.wait_for_workers(2, timeout=60)  # so that tests to come find both
 
 
-def test_an_error_in_a_task_is_that_of_the_task(cluster):
+def test_an_error_in_a_task_is_that_of_the_task(on_cluster):
     with pytest.raises(ZeroDivisionError):
-        list(spread((1).__truediv__, [1, 0], "divide"))
+        list(parallel.run((1).__truediv__, [1, 0], "divide"))
 
 
-def test_the_bar_counts_items(cluster, capsys):
-    assert list(spread(abs, range(-2000, 0), "numbers")) == list(range(2000, 0, -1))
+def test_the_bar_counts_items(on_cluster, capsys):
+    assert list(parallel.run(abs, range(-2000, 0), "numbers")) == list(range(2000, 0, -1))
     assert "numbers: " in capsys.readouterr().err
 
 
@@ -166,7 +164,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 1.0\n")
     with scheduler(tmp_path / "head") as (head, _):
-        monkeypatch.setattr(progress, "FIRST_WORKER", 0.2)
+        monkeypatch.setattr(cluster, "FIRST_WORKER", 0.2)
         with pytest.raises(InputError, match=f"the scheduler at {head} has no worker: start some by `dask worker"):
             use_cluster(head)
         monkeypatch.undo()
@@ -174,7 +172,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
         worker = started(tmp_path / "one", *WORKER, "--no-nanny", head, PYTHONPATH=str(other.parent))
         with worker, pytest.raises(InputError, match=sentence):
             use_cluster(head)
-    assert list(spread(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
+    assert list(parallel.run(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
 
 
 def test_the_readme_names_the_version_that_run_py_installs():
@@ -184,7 +182,7 @@ def test_the_readme_names_the_version_that_run_py_installs():
 
 
 def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "cpu_info", lambda: {"name": "another"})
+    monkeypatch.setattr(cluster, "cpu_info", lambda: {"name": "another"})
     use_cluster(address)
     use_cluster("")
     assert re.search("Another kind of CPU: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
@@ -193,7 +191,7 @@ def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
 def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):
     with scheduler(tmp_path / "head") as (head, process), started(tmp_path / "one", *WORKER, "--no-nanny", head):
         use_cluster(head)
-        answers = spread(time.sleep, [0.01] * 5 + [30], "features")
+        answers = parallel.run(time.sleep, [0.01] * 5 + [30], "features")
         next(iter(answers))
         process.kill()
         with pytest.raises(InputError, match="features: the cluster's scheduler is gone. Start it and its workers"):
@@ -203,15 +201,15 @@ def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "head", "tcp://no.such.host:8786"])
 def test_a_wrong_address_ends_in_a_sentence(monkeypatch, address):
-    monkeypatch.setattr(progress, "CONNECT", 1)
+    monkeypatch.setattr(cluster, "CONNECT", 1)
     with pytest.raises(InputError, match=f"CLUSTER '{address}': no Dask scheduler answers there"):
         use_cluster(address)
-    assert list(spread(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
+    assert list(parallel.run(abs, [-1], "numbers")) == [1], "without a cluster, this process does it"
 
 
 @pytest.mark.parametrize(("greeting", "words"), [(b"", "no greeting within 1 s"), (b"HTTP/1.1 400", "another kind")])
 def test_who_is_no_scheduler_ends_in_a_sentence(monkeypatch, greeting, words):
-    monkeypatch.setattr(progress, "CONNECT", 1)
+    monkeypatch.setattr(cluster, "CONNECT", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
@@ -242,14 +240,12 @@ def test_ctrl_c_leaves_no_worker_behind(project):
     assert not alive
 
 
-def test_a_function_travels_from_worker_to_worker_as_it_was_sent():
-    """One that has opened a session by then could not: the second worker would wait for it for ever."""
+def test_a_function_may_keep_what_cannot_travel(on_cluster):
+    """Such as an ONNX Runtime session: workers hand the function on as it was sent."""
     kept = []
 
-    def work(sent: bytes) -> bytes:
+    def work(number: int) -> int:
         kept.append(threading.Lock())
-        return sent
+        return number
 
-    there = _Sent(cloudpickle.dumps(work))
-    assert there(b"items") == b"items"
-    assert pickle.loads(pickle.dumps(there))(b"others") == b"others"
+    assert list(parallel.run(work, range(2000), "numbers")) == list(range(2000))

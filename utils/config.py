@@ -1,5 +1,7 @@
 """Paths, settings, the seed, the machine, and errors that the user can mend."""
 
+from __future__ import annotations
+
 import atexit
 import gc
 import os
@@ -7,10 +9,15 @@ import platform
 import random
 import threading
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -18,6 +25,7 @@ SEED = 0
 BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 RANDOM_NUMBERS = threading.Lock()  # torch has one generator for all threads: who draws from a seed draws alone
+on_worker = False  # whether this process computes for another one, most likely on another machine
 
 atexit.register(gc.freeze)  # or Python would look through a million objects of its libraries once more: a second
 
@@ -70,6 +78,16 @@ def seed_everything(seed: int = SEED) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@cache
+def device() -> torch.device:
+    """Say on what networks compute: on cuda or mps where there is one; imports torch only when asked."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def cpu_info() -> dict:

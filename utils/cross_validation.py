@@ -16,11 +16,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 
+from utils import parallel
 from utils.config import SEED, THREADS, InputError, relative
 from utils.files import likely_cause, whole_file
 from utils.intervals import codes
 from utils.model import classifier_names
-from utils.progress import spread
 
 FOLDS = 5
 MANY = 2000  # images: another cut into folds now moves a score half as much as other images would (0.005 of 0.009)
@@ -75,7 +75,7 @@ def out_of_fold(
             return fitted.classes_, fitted.predict_proba(features[test])
 
     probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
-    for (repeat, _, test), (classes, found) in zip(parts, spread(answer, parts, "probe", THREADS), strict=True):
+    for (repeat, _, test), (classes, found) in zip(parts, parallel.run(answer, parts, "probe", THREADS), strict=True):
         probabilities[repeat][np.ix_(test, classes)] = found
     return probabilities
 
@@ -130,7 +130,7 @@ def cross_validate(
         model = fit(index[~is_test & ~is_valid], index[is_valid])
         return predict(model, index[is_test]), _own_weights(model, shipped) if repeat == 0 else {}
 
-    answers = spread(answer, parts, "folds", threads)
+    answers = parallel.run(answer, parts, "folds", threads)
     for (repeat, is_test, is_valid), (answered, state) in zip(parts, answers, strict=True):
         logits[repeat, is_test], labels[is_test] = answered
         trained_on.append((~is_test & ~is_valid).mean())

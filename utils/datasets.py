@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from utils.config import RANDOM_NUMBERS, SEED, THREADS
-from utils.files import check_copy
 from utils.images import prepare, read_image, resize
+from utils.parallel import check_copy
 
 PREPARED_BYTES = 300_000_000  # of images that datasets may keep in memory as prepared: some 6,000 of 64 × 64 pixels
 

@@ -16,10 +16,10 @@ from sklearn.utils import gen_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from utils import parallel
 from utils.config import BATCH, THREADS
 from utils.files import whole_file
 from utils.model import DEVICE, classifier_names, is_small
-from utils.progress import spread
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -80,7 +80,7 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
 
     keys, computed = [], {}
     threads = THREADS if DEVICE.type == "cpu" else 1
-    for batch_keys, batch_rows in spread(rows_of, gen_batches(len(dataset), TASK), "features", threads):
+    for batch_keys, batch_rows in parallel.run(rows_of, gen_batches(len(dataset), TASK), "features", threads):
         keys += batch_keys
         computed.update(batch_rows)
     if computed and folder:

@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from utils.config import InputError, relative
 
 WRITING, DAY = ".writing-", 24 * 3600  # seconds
-on_worker = False  # whether this process computes for another one, most likely on another machine
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
 
@@ -79,22 +77,6 @@ def sha256(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
-
-
-def check_copy(path: Path, expected: int | str) -> None:
-    """Make sure that a worker of a cluster sees the same file, by size or sha256, as the machine that sent it there.
-
-    Raises InputError when it does not; does nothing elsewhere.
-    """
-    if not on_worker:
-        return
-    found = file_size(path) if isinstance(expected, int) else sha256(path)
-    if found != expected:
-        state = "another file" if path.exists() else "missing"
-        raise InputError(
-            f"{path} is {state} on {platform.node()}: each worker of the cluster must see the data under the same "
-            "path as the machine that started the run"
-        )
 
 
 def file_size(path: Path) -> int:

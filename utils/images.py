@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from utils import parallel
 from utils.config import THREADS, InputError, listing, relative
-from utils.files import check_copy, file_size, likely_cause, sha256
+from utils.files import file_size, likely_cause, sha256
+from utils.parallel import check_copy
 
 if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
@@ -40,10 +42,8 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     import pandas as pd
 
-    from utils.progress import spread
-
     files = [(name, path, file_size(path)) for name, path in list_images(folder)]
-    table = pd.DataFrame(spread(partial(_describe, folder), files, "decode", THREADS), columns=COLUMNS)
+    table = pd.DataFrame(parallel.run(partial(_describe, folder), files, "decode", THREADS), columns=COLUMNS)
     table = table.sort_values("path", ignore_index=True)
     readable = table["reason"] == ""
     good = table[readable].drop(columns="reason").reset_index(drop=True)
@@ -126,11 +126,9 @@ def _learn_heic() -> bool:
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
     """Read small square copies of all images of the index: uint8 (N, size, size, 3), 12 kB each at 64 pixels."""
-    from utils.progress import spread
-
     pictures = np.empty((len(index), size, size, 3), dtype=np.uint8)
     files = zip(index["path"], index["sha256"], strict=True)
-    for position, picture in enumerate(spread(partial(_shrink, folder, size), files, "read", THREADS)):
+    for position, picture in enumerate(parallel.run(partial(_shrink, folder, size), files, "read", THREADS)):
         pictures[position] = picture
     return pictures
 

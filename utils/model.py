@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import how_to_recreate, load_checkpoint
-from utils.config import CHECKPOINTS, SEED, InputError, listing, relative
+from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative
 from utils.files import sha256
 from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
 SMALL_MAP = 8  # pixels a side, at most, of maps that are pooled by quarters
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+DEVICE = device()
 
 _running = threading.local()  # what the blocks of the network that a thread runs have returned
 

@@ -10,13 +10,13 @@ from PIL import Image
 from sklearn.utils import gen_batches
 from torch import Tensor
 
+from utils import parallel
 from utils.compare_models.predictor import Predictor
 from utils.config import BATCH, THREADS
 from utils.cross_validation import load_answers
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.images import scan_folder
-from utils.progress import spread
 from utils.report import read_report
 
 
@@ -48,7 +48,7 @@ def answer_all(
     for names in alike.values():
         transform = partial(_prepare, evaluation_transform(models[names[0]].preprocessing), spoil)
         asked = partial(_answer, ImageDataset(folder, index, classes, transform), [models[name] for name in names])
-        for answers in spread(asked, gen_batches(len(index), BATCH), "answers", THREADS):
+        for answers in parallel.run(asked, gen_batches(len(index), BATCH), "answers", THREADS):
             for name, answer in zip(names, answers, strict=True):
                 models[name].check_classes(classes, answer)
                 logits[name].append(answer)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from torch import nn
 
+from utils import parallel
 from utils.config import InputError
 from utils.datasets import ImageDataset, make_loader
 from utils.model import classifier_names
@@ -18,7 +19,6 @@ from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.onnx_file import set_constants
 from utils.onnx_quant.weights import quantized_once
-from utils.progress import spread
 from utils.session import open_session, run_session
 
 
@@ -47,7 +47,7 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     images, answers = chain.calibration_set, {}
     answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
     with quantized_once():  # where only the last layer differs
-        fold_answers = list(spread(answer, networks, "folds"))
+        fold_answers = list(parallel.run(answer, networks, "folds"))
     for network, answered in zip(networks, fold_answers, strict=True):
         held_out = images.index["path"].isin(network["files"]).to_numpy()
         for name, logits in answered.items():

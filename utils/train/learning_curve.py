@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from utils import parallel
 from utils.config import SEED, THREADS
 from utils.cross_validation import MANY, grouped_folds
 from utils.intervals import resample_weights
 from utils.metrics import weighted_macro_f1
-from utils.progress import spread
 from utils.train.head import Views, fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
@@ -108,7 +108,7 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
         weight, bias = fit_head(rows.take(known[image_of]), num_classes)
         return (rows.features[test] @ weight.T + bias).argmax(axis=1)
 
-    for (size, of_draws, _, test), answer in zip(jobs, spread(ask, jobs, "learning curve", THREADS), strict=True):
+    for (size, of_draws, _, test), answer in zip(jobs, parallel.run(ask, jobs, "learning curve", THREADS), strict=True):
         answers[size][np.ix_(of_draws, test)] = answer
     asked = np.sort(np.concatenate([test for _, test in folds]))
     return Curve(images, thinned, answers[..., asked], labels[asked], groups[asked])

@@ -10,11 +10,11 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from utils import parallel
 from utils.config import SEED
 from utils.cross_validation import fold_parts
 from utils.features import extract_features
 from utils.intervals import resample_weights, wilson_interval
-from utils.progress import spread
 from utils.train import novelty
 from utils.train.confidence import to_probabilities
 from utils.train.head import Views
@@ -52,7 +52,7 @@ def leave_one_out(
         table = asked[["path", "group"]].assign(left_out=name, stranger=asked["class"] == name)
         return table.assign(**_measure(network, detector, views.features_of(network, asked)))
 
-    tables = list(spread(ask, jobs, "classes left out", views.threads(shipped)))
+    tables = list(parallel.run(ask, jobs, "classes left out", views.threads(shipped)))
     return pd.concat(tables or [pd.DataFrame(columns=["left_out", "path", "group", "stranger", *MEASURES])])
 
 

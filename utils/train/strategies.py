@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from utils import parallel
 from utils.config import THREADS
 from utils.cross_validation import grouped_folds
 from utils.datasets import ImageDataset, make_loader
 from utils.intervals import macro_f1_difference_interval
 from utils.metrics import macro_f1
 from utils.model import predict
-from utils.progress import spread
 from utils.train.head import Views, fit_head
 
 BASELINE = "minority only"
@@ -39,7 +39,7 @@ def heads_out_of_fold(strategies: Sequence[tuple[Views, str | None]]) -> list[np
         weight, bias = fit_head(views.take(known), logits[number].shape[1], class_weight)
         return views.features[test] @ weight.T + bias
 
-    for (number, _, test), answered in zip(jobs, spread(answer, jobs, "strategies", THREADS), strict=True):
+    for (number, _, test), answered in zip(jobs, parallel.run(answer, jobs, "strategies", THREADS), strict=True):
         logits[number][test] = answered
     return logits
 

@@ -1,0 +1,122 @@
+"""One function for many items: one after the other, side by side in threads, or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import config, files
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ONE = {"blas": 1, "torch": 1}  # threads of NumPy's sums and of torch's
+_client: Client | None = None  # of the cluster in use
+_one_at_a_time = threading.Lock()  # the seed and the number of threads belong to a process
+
+
+def use_cluster(address: str) -> None:
+    """Let `run` use the workers of a Dask scheduler, of one that is started here ("local"), or, with "", none.
+
+    Raises InputError when there is no scheduler, no worker, or one with other versions than this machine.
+    """
+    global _client
+    if _client:
+        _client.close()
+    _client = None
+    if not address:
+        return
+    try:
+        from utils import cluster
+    except ImportError:
+        sentence = f"CLUSTER {address!r} needs Dask: pip install distributed, the same on all machines"
+        raise config.InputError(sentence) from None
+    _client = cluster.connect(address)
+
+
+def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
+    """Apply a function to items, here in so many threads or on the cluster; → results in the items' order, with a bar.
+
+    Sums depend on the number of threads that compute them: one where items are computed side by side, and otherwise all
+    of this process, in workers, too. These get the function once, with all that it refers to. What the function writes
+    into memory stays where it ran.
+    """
+    from utils.progress import progress  # utils.predict, which reads images, needs no tqdm and no threadpoolctl
+
+    items = list(items)
+    if _client:
+        from utils import cluster
+
+        work = partial(_on_worker, function, ONE if threads > 1 else _threads())
+        results = cluster.compute(_client, work, items, name)
+    elif threads > 1:
+        results = _in_threads(function, items, threads)
+    else:
+        results = map(function, items)
+    return progress(results, name, len(items))
+
+
+def _in_threads(function: Callable, items: list, threads: int) -> Iterator:
+    """Compute each item with one thread; when interrupted, finish those that have begun and start no others."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with _limited(ONE):  # around all: a limit that one thread lifts is lifted for the others
+            yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_worker(function: Callable, threads: dict[str, int], items: list) -> list:
+    """Compute items in a worker, alone, with the threads that there are where they come from."""
+    config.on_worker = True
+    with _one_at_a_time, _limited(threads):
+        return [function(item) for item in items]
+
+
+@contextmanager
+def _limited(threads: dict[str, int]) -> Iterator[None]:
+    """Compute with these numbers of threads: `blas`, and `torch` where it is imported."""
+    from threadpoolctl import threadpool_limits
+
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    with threadpool_limits(threads["blas"]):
+        if torch:
+            torch.set_num_threads(threads["torch"])
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
+
+
+def _threads() -> dict[str, int]:
+    """Count the threads of this process, as in ONE."""
+    from threadpoolctl import threadpool_info
+
+    counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    torch = sys.modules.get("torch")  # what does not import it computes nothing with it
+    return {"blas": max(counts, default=1), "torch": torch.get_num_threads() if torch else 1}
+
+
+def check_copy(path: Path, expected: int | str) -> None:
+    """Make sure that a worker sees the same file, by size or sha256, as the machine that sent it there.
+
+    Raises InputError when it does not; does nothing elsewhere.
+    """
+    if not config.on_worker:
+        return
+    found = files.file_size(path) if isinstance(expected, int) else files.sha256(path)
+    if found != expected:
+        state = "another file" if path.exists() else "missing"
+        raise config.InputError(
+            f"{path} is {state} on {platform.node()}: each worker of the cluster must see the data under the same "
+            "path as the machine that started the run"
+        )
