@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import numpy as np
 from utils.compare_models.predictor import Predictor
 from utils.config import THREADS
 from utils.images import prepare, read_image
+from utils.stopwatch import visit
 
 PHOTO = "photo"  # the task of answering from a file: decode, prepare, run, argmax
-VISIT_MS = 40  # of calls per visit to a model, at least one call
-MAX_CALLS = 200  # per visit
+VISIT_MS = 40  # of calls in each visit: the verdict rests on these
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # of torch's threads
 
 
@@ -56,26 +56,9 @@ def time_task(task: int | str, warm: bool) -> list[float]:
     """Time calls in ms: of a batch of so many images, or from photo to answer."""
     if task == PHOTO:
         photos = itertools.cycle(_photos)
-        return time_calls(lambda: answer(next(photos)), warm)
+        return visit(lambda: answer(next(photos)), warm, VISIT_MS)
     batch = np.resize(prepared_photos(), (task, *prepared_photos().shape[1:]))
-    return time_calls(lambda: _predictor.run(batch), warm)
-
-
-def time_calls(call: Callable[[], object], warm: bool, visit_ms: float = VISIT_MS) -> list[float]:
-    """Time a call again and again; one more before warms caches up, unless they are `warm` and it takes long anyway."""
-    times = [milliseconds(call)]
-    if not warm or times[0] < visit_ms:
-        times = []
-    while len(times) < MAX_CALLS and sum(times) < visit_ms:
-        times.append(milliseconds(call))
-    return times
-
-
-def milliseconds(call: Callable[[], object]) -> float:
-    """Time one call."""
-    begin = time.perf_counter()
-    call()
-    return (time.perf_counter() - begin) * 1e3
+    return visit(lambda: _predictor.run(batch), warm, VISIT_MS)
 
 
 def read_input(path: Path, preprocessing: dict) -> np.ndarray:

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.compare_models.latency import median_interval
-from utils.compare_models.latency_worker import time_calls
-from utils.config import SEED, THREADS, require
+from utils.config import THREADS, require
 from utils.intervals import wilson_interval
 from utils.metrics import sqnr_db
 from utils.progress import progress
 from utils.session import open_session, run_model, split_batch
+from utils.stopwatch import ratio, time_calls
 
 HERE = "ONNX Runtime"  # as everything else is measured with
-ROUNDS, VISIT_MS = 8, 10  # of timing, and of calls per visit to a model
+ROUNDS = 8  # of timing
 Run = Callable[[np.ndarray], np.ndarray]  # images (N, 3, H, W) → logits (N, C)
 
 
@@ -96,12 +95,6 @@ def _answer(name: str, path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _latency_ratio(first: Run, second: Run, image: np.ndarray) -> tuple[float, float, float]:
-    """Time both in rounds, in random order; → the median of second's time over first's, and its 95 % interval."""
-    generator, ratios = np.random.default_rng(SEED), []
-    for _ in range(ROUNDS):
-        quick = {}
-        for position in generator.permutation(2):
-            call = partial((first, second)[position], image)
-            quick[position] = np.percentile(time_calls(call, warm=False, visit_ms=VISIT_MS), 25)
-        ratios.append(quick[1] / quick[0])
-    return float(np.median(ratios)), *median_interval(np.array(ratios))
+    """Time both on one image, side by side; → the median of second's time over first's, and its 95 % interval."""
+    times = time_calls({"first": partial(first, image), "second": partial(second, image)}, range(ROUNDS))
+    return ratio(times["first"], times["second"])

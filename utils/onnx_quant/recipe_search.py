@@ -2,8 +2,8 @@
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from utils.onnx_quant.recipes import Recipe, base_recipe, candidate_recipes
 from utils.onnx_quant.weights import quantized_once
 from utils.progress import progress
 from utils.session import open_session, run_model
+from utils.stopwatch import time_calls
 
 LATENCY_TIE = 1.05  # times the fastest latency: what lies within is as fast, but for noise
 SQNR_TIE = 1.0  # dB
@@ -166,21 +167,13 @@ def describe_sensitivity(gains: dict[str, float], shown: int = 5) -> str:
     return "\n".join(["| layer | dB gained in float |", "|---|---|", *rows])
 
 
-def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 4) -> dict[str, float]:
-    """Time one image (1, 3, H, W) in each ONNX file; → median in ms.
+def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15) -> dict[str, float]:
+    """Time one image (1, 3, H, W) in each ONNX file, side by side; → median in ms.
 
-    All models stay loaded, and each round visits them in a new random order, so that a busy moment of the machine hits
-    all alike. One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
+    One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
     """
-    sessions = {name: open_session(path) for name, path in paths.items()}
-    generator, times = np.random.default_rng(SEED), {name: [] for name in paths}
-    for _ in progress(range(rounds), "time"):
-        for name in generator.permutation(list(paths)):
-            sessions[name].run(None, {"input": image})
-            for _ in range(calls):
-                started = time.perf_counter()
-                sessions[name].run(None, {"input": image})
-                times[name].append((time.perf_counter() - started) * 1e3)
+    calls = {name: partial(open_session(path).run, None, {"input": image}) for name, path in paths.items()}
+    times = time_calls(calls, progress(range(rounds), "time"))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
