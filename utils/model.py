@@ -43,7 +43,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(conv_block(3, 16), conv_block(16, 32), conv_block(32, 64))
         self.classifier = nn.Linear(64 * 8 * 8, num_classes)
-        self.feature_info = [{"module": f"features.{number}"} for number in range(3)]
+        self.feature_info = [{"module": f"features.{number}", "num_chs": 16 * 2**number} for number in range(3)]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to the last feature map (N, 64, 8, 8)."""
@@ -133,10 +133,10 @@ def pool(output: Tensor, channels_last: bool = False) -> Tensor:
         return output.mean(dim=1)
     if channels_last:
         output = output.permute(0, 3, 1, 2)
-    side = min(output.shape[2:])
-    if not 1 < side <= SMALL_MAP:
+    height, width = (int(length) for length in output.shape[2:])  # numbers, also while a network is traced
+    if not 1 < min(height, width) <= SMALL_MAP:
         return output.mean(dim=(2, 3))
-    kernel, stride = [-(-length // 2) for length in output.shape[2:]], [length // 2 for length in output.shape[2:]]
+    kernel, stride = (-(-height // 2), -(-width // 2)), (height // 2, width // 2)
     return nn.functional.avg_pool2d(output, kernel, stride).flatten(1)
 
 
@@ -145,8 +145,10 @@ def find_blocks(body: nn.Module, image_size: int) -> list[str]:
 
     They are the repeated parts of its stages or, where these hold none, the stages that timm names (`feature_info`).
     """
-    stages = [(name, child) for name, child in body.named_children() if isinstance(child, nn.Sequential | nn.ModuleList)]
-    names = [name for stage, child in stages for name in _inner_blocks(child, stage)]
+    names = []
+    for stage, child in body.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            names += _inner_blocks(child, stage)
     names = names or [info["module"] for info in getattr(body, "feature_info", [])]
     names = [name for name in names if name in dict(body.named_modules())]
     order, hooks = [], []

@@ -12,8 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from utils.config import SEED
 from utils.cross_validation import out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda.probes import compact
-from utils.features import extract_features, to_onnx
+from utils.features import compact, extract_features, last_block, to_onnx
 from utils.intervals import macro_f1_difference_interval, macro_f1_interval
 from utils.metrics import macro_f1
 from utils.model import build_model
@@ -74,7 +73,8 @@ def score_networks(names: Sequence[str], photos: Photos, cache: Path) -> dict[st
     linear, found, graphs = LogisticRegression(class_weight="balanced", max_iter=1000), {}, {}
     for name in progress(names, "networks"):
         model, preprocessing = build_model(name)
-        features = compact(extract_features(model, make_loader(photos.dataset(preprocessing)), cache))
+        rows = extract_features(model, make_loader(photos.dataset(preprocessing)), cache)
+        features = compact(last_block(rows, model.sizes))
         probabilities = out_of_fold(linear, features, photos.labels, photos.groups, repeats=1)
         shape = 1, 3, preprocessing["image_size"], preprocessing["image_size"]
         graphs[name] = to_onnx(model, shape), shape

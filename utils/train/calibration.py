@@ -5,6 +5,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+LEAST_COVERAGE = 0.1  # of the images that a threshold of abstention has to answer
+
 
 def to_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Turn logits (N, C) into probabilities, less sure the higher the temperature is."""
@@ -55,12 +57,13 @@ def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
 def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
     """Find the lowest confidence at which what is answered is right as often as `accuracy` asks.
 
-    0 when all may be answered, 1 when no threshold is enough.
+    0 where all may be answered; 0, too, where only a threshold that answers less than a tenth would be enough: that is
+    no classifier.
     """
     table = coverage_accuracy(probabilities, labels)
-    sufficient = table[table["accuracy"] >= accuracy]
+    sufficient = table[(table["accuracy"] >= accuracy) & (table["coverage"] >= LEAST_COVERAGE)]
     if sufficient.empty:
-        return 1.0
+        return 0.0
     lowest = sufficient.iloc[-1]
     return 0.0 if lowest["coverage"] == 1 else float(lowest["threshold"])
 

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from utils.config import SEED
 from utils.metrics import cross_entropy
+from utils.model import AllBlocks
 from utils.train.calibration import fit_temperature, to_probabilities
 
 AXES = 512  # principal ones, at most: the time of a fit grows with their cube
@@ -17,6 +18,7 @@ SHRINKAGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 FOLDS = 3  # to choose shrinkage and features
 AXES_IMAGES = 2000  # rows, at most, to find the axes and to choose on
 STEPS = 255  # of 8 bits over the range of all features
+NOTHING = 1e-6  # of the largest variance: what rounding to 32 bits leaves on an axis that there is not
 ABSENT = -1000.0  # logit of a class without rows
 
 
@@ -63,20 +65,22 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     From the smaller of the two products of the centered rows, which takes a tenth of the time of decomposing them.
     """
     mean = rows.mean(axis=0, dtype=np.float64)
-    centered = rows - mean
+    centered = rows - mean.astype(rows.dtype)
     tall = len(rows) > rows.shape[1]
-    squares, vectors = eigh(centered.T @ centered if tall else centered @ centered.T)
+    squares, vectors = eigh((centered.T @ centered if tall else centered @ centered.T).astype(np.float64))
     kept = np.array([len(squares) - 1])
     if squares[-1] > 0:
-        kept = np.flatnonzero(squares > squares[-1] * 1e-10)[-AXES:]
+        kept = np.flatnonzero(squares > squares[-1] * NOTHING)[-AXES:]
     if tall:
         return mean, vectors[:, kept].T
-    return mean, (vectors[:, kept] / np.sqrt(squares[kept].clip(np.finfo(float).tiny))).T @ centered
+    lengths = np.sqrt(squares[kept].clip(np.finfo(float).tiny))
+    return mean, (vectors[:, kept] / lengths).T.astype(rows.dtype) @ centered
 
 
 class Projection(NamedTuple):
-    """Rows (M, D) of scaled features on their principal axes: x ↦ (x · `scale` − `mean`) `axes`ᵀ."""
+    """Some `columns` of features (M, D), scaled, on their principal axes: x ↦ (x · `scale` − `mean`) `axes`ᵀ."""
 
+    columns: slice
     scale: np.ndarray
     mean: np.ndarray
     axes: np.ndarray
@@ -84,20 +88,21 @@ class Projection(NamedTuple):
     def rows(self, features: np.ndarray) -> np.ndarray:
         """Project features (M, D) to (M, K)."""
         folded = (self.axes * self.scale).T.astype(features.dtype)  # in 64 bits, copies would fill the memory
-        return features @ folded - self.mean @ self.axes.T
+        return features[:, self.columns] @ folded - self.mean @ self.axes.T
 
-    def layer(self, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turn a layer on projected rows into one on features: weight (C, D) and bias (C,)."""
-        weight = weight @ self.axes
-        return weight * self.scale, bias - weight @ self.mean
+    def layer(self, weight: np.ndarray, bias: np.ndarray, features: int) -> tuple[np.ndarray, np.ndarray]:
+        """Turn a layer on projected rows into one on so many features: weight (C, D) and bias (C,)."""
+        weight, whole = weight @ self.axes, np.zeros((len(weight), features))
+        whole[:, self.columns] = weight * self.scale
+        return whole, bias - weight @ self.mean
 
 
 class Head(ClassifierMixin, BaseEstimator):
     """A linear layer fitted to features (N, D), the first step of LP-FT (Kumar et al. 2022, arXiv 2202.10054).
 
-    Discriminant analysis with a shrunken covariance (Friedman 1989) on principal axes. How much it is shrunk, and whether
-    the layer sees all blocks or the last one alone, is chosen by log-loss in cross-validation by group, inside the rows
-    of a fit; there, too, the temperature is fitted by which the layer is divided.
+    Discriminant analysis with a shrunken covariance (Friedman 1989) on principal axes. How much it is shrunk, and
+    whether the layer sees all blocks or the last one alone, is chosen by log-loss in cross-validation by group, inside
+    the rows of a fit; there, too, the temperature is fitted by which the layer is divided.
 
     `sizes` counts the features of each block, those of the network's own last layer being the last; None: all are. Each
     block is scaled to a total variance of 1. Features are centered, not standardized: those that hardly vary, as under
@@ -123,8 +128,9 @@ class Head(ClassifierMixin, BaseEstimator):
         folds = list(_folds(labels[sample], groups[sample]))
         projections = {}
         self.candidates_, temperatures = {}, {}
-        for name, scale in self._scales(features[sample]).items():
-            projections[name] = Projection(scale, *principal_axes(features[sample] * scale))
+        for name, (columns, scale) in self._choices(features[sample]).items():
+            scaled = features[sample, columns] * scale
+            projections[name] = Projection(columns, scale, *principal_axes(scaled))
             rows = projections[name].rows(features[sample])
             for shrinkage, logits in self._answer_folds(rows, labels[sample], folds).items():
                 truth = np.concatenate([labels[sample][test] for _, test in folds])
@@ -136,7 +142,9 @@ class Head(ClassifierMixin, BaseEstimator):
         name, shrinkage = self.chosen_
         known = fit_discriminants(projections[name].rows(features), labels, len(self.classes_))
         layer = known.layer(shrinkage, self.class_weight)
-        self._keep(*projections[name].layer(*layer), temperatures.get(self.chosen_, 1.0), np.unique(labels))
+        self._keep(
+            *projections[name].layer(*layer, features.shape[1]), temperatures.get(self.chosen_, 1.0), np.unique(labels)
+        )
         return self
 
     def _keep(self, weight: np.ndarray, bias: np.ndarray, temperature: float, present: np.ndarray) -> None:
@@ -145,17 +153,16 @@ class Head(ClassifierMixin, BaseEstimator):
         self.intercept_ = (bias - bias[present].mean()) / temperature
         self.intercept_[np.setdiff1d(self.classes_, present)] = ABSENT
 
-    def _scales(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the factor of each feature (D,): by the total variance of its block, or 0 where only the last counts."""
+    def _choices(self, features: np.ndarray) -> dict[str, tuple[slice, np.ndarray]]:
+        """Give the features to choose from: their columns, and factors by which a block's total variance becomes 1."""
         sizes = self.sizes or [features.shape[1]]
         starts = np.cumsum([0, *sizes[:-1]])
         totals = np.add.reduceat(features.var(axis=0, dtype=np.float64), starts)
-        factors = 1 / np.sqrt(np.where(totals > 0, totals, 1))
-        scales = {"all blocks": np.repeat(factors, sizes)}
-        scales["last block"] = np.where(np.arange(features.shape[1]) < starts[-1], 0, factors[-1])
+        factors = np.repeat(1 / np.sqrt(np.where(totals > 0, totals, 1)), sizes).astype(features.dtype)
+        choices = {"all blocks": (slice(None), factors), "last block": (slice(starts[-1], None), factors[starts[-1] :])}
         if len(sizes) == 1:
-            del scales["all blocks"]
-        return scales
+            del choices["last block"]
+        return choices
 
     def _answer_folds(self, rows: np.ndarray, labels: np.ndarray, folds: list) -> dict[float, np.ndarray]:
         """Predict rows (M, K) in cross-validation; → logits by shrinkage, fold after fold."""
@@ -181,6 +188,12 @@ class Head(ClassifierMixin, BaseEstimator):
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the most probable class (N,) of features (N, D)."""
         return self.decision_function(features).argmax(axis=1)
+
+
+def used(model: AllBlocks) -> str:
+    """Say which features a model's last layer has a weight for: of "all blocks", or of the "last" one."""
+    inner = model.get_classifier().weight[:, : -model.sizes[-1]]
+    return "all blocks" if bool((inner != 0).any()) else "last"
 
 
 def _folds(labels: np.ndarray, groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

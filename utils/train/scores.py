@@ -42,14 +42,16 @@ def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def report_scores(validation: dict, oof: dict, test: dict, per_class: pd.DataFrame) -> dict:
-    """Shape scores for the report: of the best epoch in validation, out of fold, on the test part, and by class."""
-    return {
-        "best_epoch": validation["epoch"],
-        "valid_macro_f1": validation["valid_macro_f1"],
-        "test_macro_f1": test["score"],
-        "test_macro_f1_ci95": [test["low"], test["high"]],
-        "oof_macro_f1": oof["score"],
-        "oof_macro_f1_ci95": [oof["low"], oof["high"]],
-        "per_class": per_class[["precision", "recall", "f1"]].to_dict("index"),
-    }
+def report_validation(metrics: dict) -> dict:
+    """Shape what the best epoch reached in validation for the report."""
+    return {"best_epoch": metrics["epoch"], "valid_macro_f1": metrics["valid_macro_f1"]}
+
+
+def report_score(name: str, score: dict) -> dict:
+    """Shape macro-F1 with its interval for the report: `name` is oof or test."""
+    return {f"{name}_macro_f1": score["score"], f"{name}_macro_f1_ci95": [score["low"], score["high"]]}
+
+
+def report_classes(per_class: pd.DataFrame) -> dict:
+    """Shape the table of `per_class` for the report."""
+    return {"per_class": per_class[["precision", "recall", "f1"]].to_dict("index")}
