@@ -7,9 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from utils import features as features_module
 from utils.cross_validation import out_of_fold
 from utils.eda import probes
-from utils.eda.probes import compact, label_suspects, outliers, permutation_p
+from utils.eda.probes import label_suspects, outliers, permutation_p
+from utils.features import compact
 from utils.intervals import detectable_difference, mcnemar_p, repeated_score
 
 
@@ -44,7 +46,7 @@ def test_permutations_that_are_scored_in_batches_give_the_same_p(data, monkeypat
 def test_rows_that_are_standardized_in_batches_are_the_same(data, monkeypatch):
     features = data[0].astype(np.float32)
     before = features.copy()
-    monkeypatch.setattr(probes, "BATCH_SIZE", 7)
+    monkeypatch.setattr(features_module, "STANDARDIZED", 7)
     found = compact(features)
     assert np.array_equal(features, before)
     expected = PCA(20, random_state=0).fit_transform(StandardScaler().fit_transform(features))
