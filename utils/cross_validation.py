@@ -113,20 +113,17 @@ class OutOfFold(NamedTuple):
     trained_on: float
 
 
-def plan_folds(images: int, folds: int | None, repeats: int | None) -> tuple[int, int]:
-    """Say into how many folds so many images are cut to train networks, and how often, as far as that is left open."""
-    many = images >= MANY
-    return folds or (5 if many else 7), repeats or (1 if many else 2)
+def plan_folds(index: pd.DataFrame, folds: int | None, repeats: int | None, seed: int = SEED) -> np.ndarray:
+    """Cut the images of `index` into folds to train networks, as `fold_numbers` does; → their folds (repeats, N).
 
-
-def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
-    """Cut N images into folds, `repeats` times, as `fold_numbers` does; → each image's fold (repeats, N), from 0.
-
-    Raises InputError for fewer than three folds.
+    None leaves it open: seven folds, twice; five, once, from 2,000 images on. Raises InputError for fewer than three.
     """
+    many = len(index) >= MANY
+    folds, repeats = folds or (5 if many else 7), repeats or (1 if many else 2)
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    return np.stack([fold_numbers(labels.to_numpy(), groups.to_numpy(), folds, seed + each) for each in range(repeats)])
+    labels, groups = index["class"].to_numpy(), index["group"].to_numpy()
+    return np.stack([fold_numbers(labels, groups, folds, seed + repeat) for repeat in range(repeats)])
 
 
 def cross_validate(
