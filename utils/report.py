@@ -57,27 +57,28 @@ def _write(run: Path, report: dict) -> None:
 
 def render(template: str, **values: object) -> str:
     """Fill a template of ``utils/templates``; in HTML every text is escaped, in Markdown what the filter is put on."""
-    return _environment(template.endswith(".html")).get_template(template).render(values).strip()
+    return environment(template.endswith(".html")).get_template(template).render(values).strip()
 
 
 @cache
-def _environment(escape: bool):
+def environment(escape: bool):
+    """Give Jinja's environment of the templates; whether it is to `escape` every text, as in HTML."""
     import jinja2  # here: whoever only reads the report need not have it
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "counts": list_counts,
         "listing": listing,
         "markdown": escape_markdown,
         "size": size_in_words,
     }
-    return environment
+    return made
 
 
 def escape_markdown(text: str) -> str:
