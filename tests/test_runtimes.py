@@ -10,7 +10,7 @@ import torch
 from nets import PREPROCESSING, to_onnx
 
 from bench.notebooks import define
-from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_runtimes, tabulate
+from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_runtimes
 from utils.config import CHECKPOINTS, ROOT, InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
@@ -59,7 +59,6 @@ def test_files_give_the_same_answers_in_every_runtime(arch, pooled, tmp_path):
     low, high = zip(*found["ci95"], strict=True)
     assert (np.array(low) < found["agreement"]).all() and (np.array(high) >= found["agreement"] - 1e-9).all()
     assert (found["latency_ratio"].str[0] > 0).all()
-    assert tabulate(found).notna().all(axis=None) and len(tabulate(found.iloc[:0])) == 0
 
 
 def test_an_unknown_runtime_is_named():

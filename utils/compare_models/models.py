@@ -1,6 +1,7 @@
 """The model files that are compared, the images they are compared on, and their logits."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pandas as pd
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from PIL import Image
 from sklearn.utils import gen_batches
-from torch import Tensor
+from torchvision.transforms.v2 import Compose
 
 from utils.compare_models.predictor import Predictor
-from utils.config import BATCH, THREADS, InputError, project_path, relative
+from utils.config import BATCH, THREADS, InputError, project_path, relative, require
 from utils.cross_validation import load_answers
 from utils.datasets import ImageDataset, evaluation_transform, to_pixels
 from utils.files import sha256
@@ -26,14 +27,9 @@ from utils.report import read_report
 
 def model_paths(run: Path, arch: str, others: dict[str, str]) -> dict[str, Path]:
     """Name the files to compare: the three of a run, but none if `arch` is empty, and `others`, name → path."""
-    paths = {}
-    if arch:
-        paths["pytorch"] = run / f"fine_tuned_{arch}.pth"
-        paths["onnx"] = run / f"{arch}.onnx"
-        paths["int8"] = run / f"{arch}_int8.onnx"
-    for name, path in others.items():
-        paths[name] = project_path(path)
-    return paths
+    own = {"pytorch": f"fine_tuned_{arch}.pth", "onnx": f"{arch}.onnx", "int8": f"{arch}_int8.onnx"}
+    paths = {name: run / file for name, file in own.items()} if arch else {}
+    return paths | {name: project_path(path) for name, path in others.items()}
 
 
 def file_bytes(path: Path) -> int:
@@ -41,19 +37,14 @@ def file_bytes(path: Path) -> int:
 
     Raises InputError naming the external file that is missing, as when only the ``.onnx`` has been moved.
     """
-    if not path.exists():
-        return 0  # opening the file says how to make it
-    if path.suffix != ".onnx":
-        return path.stat().st_size
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception:  # protobuf's own kind; opening the file says what is wrong with it
-        return path.stat().st_size
-    names = {ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model) if uses_external_data(tensor)}
-    missing = [name for name in sorted(names) if not (path.parent / name).is_file()]
-    if missing:
-        raise InputError(f"{relative(path)} needs {', '.join(missing)} beside it, which is not there: copy it too")
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
+    outside = set()
+    if path.suffix == ".onnx":
+        with suppress(Exception):  # of many kinds: opening the model says what is wrong with a file
+            tensors = filter(uses_external_data, _get_all_tensors(onnx.load(path, load_external_data=False)))
+            outside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors}
+    missing = sorted(file.name for file in outside if not file.is_file())
+    require(not missing, f"{relative(path)} needs {', '.join(missing)} beside it, which is not there: copy it too")
+    return sum(file.stat().st_size for file in {path, *outside} if file.exists())
 
 
 def open_models(paths: dict[str, Path], preprocessing: dict | None) -> dict[str, Predictor]:
@@ -98,17 +89,14 @@ def predict_all(
         alike.setdefault(repr(model.preprocessing), []).append(name)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for names in alike.values():
-        transform = partial(_prepare, evaluation_transform(models[names[0]].preprocessing), corrupt)
-        predict = partial(_predict, ImageDataset(folder, index, classes, transform), [models[name] for name in names])
+        transform = Compose([*filter(None, [corrupt]), evaluation_transform(models[names[0]].preprocessing)])
+        dataset = ImageDataset(folder, index, classes, transform)
+        predict = partial(_predict, dataset, [models[name] for name in names])
         for batch in spread(predict, gen_batches(len(index), BATCH), "predictions", THREADS):
             for name, outputs in zip(names, batch, strict=True):
                 models[name].check_classes(classes, outputs)
                 logits[name].append(outputs)
     return {name: np.concatenate(parts) for name, parts in logits.items()}
-
-
-def _prepare(transform: Callable, corrupt: Callable | None, image: Image.Image) -> Tensor:
-    return transform(corrupt(image) if corrupt else image)
 
 
 def _predict(dataset: ImageDataset, models: Sequence[Predictor], batch: slice) -> list[np.ndarray]:

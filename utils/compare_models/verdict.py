@@ -38,11 +38,9 @@ def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidenc
     """
     size = float(models["bytes"][rule.second] / models["bytes"][rule.first])
     faults, doubts = _objections(rule, size, ratio, evidence)
-    outcome = "ship"
-    if doubts:
-        outcome = "not shown"
-    if faults:
-        outcome = "do not ship"
+    outcome = "do not ship" if faults else "not shown"
+    if not faults and not doubts:
+        outcome = "ship"
     turning = _turning_margin(rule, size, ratio, evidence)
     verdict = {
         "ship": rule.second if outcome == "ship" else _fastest(rule, models),
@@ -120,7 +118,7 @@ def _numbers(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict
         "margin": rule.margin,
         "bound": _round_up(max(pair["macro_f1_loss"]["bound"] for pair in evidence.values())),
         "counted": _round_up(max(pair["macro_f1_loss"]["counted"] for pair in evidence.values())),
-        "lost": max(-pair["macro_f1_delta"] for pair in evidence.values()),
+        "lost": max(0.0, *(-pair["macro_f1_delta"] for pair in evidence.values())),
         "size": size,
         "latency_ratio": list(ratio),
     }
