@@ -1,7 +1,7 @@
 """The verdict: which file to ship, from the numbers alone; `templates/macros.j2` puts it into words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from utils.report import render
 
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
+FAULTS = ("macro-F1 lost", "recall lost", "slower", "larger")  # codes of what is shown; all others are doubts
 
 
 class Rule(NamedTuple):
@@ -37,73 +38,58 @@ def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidenc
     reason: all this in sentences, without the last full stop.
     """
     size = float(models["bytes"][rule.second] / models["bytes"][rule.first])
-    faults, doubts = _objections(rule, size, ratio, evidence)
-    outcome = "do not ship" if faults else "not shown"
-    if not faults and not doubts:
-        outcome = "ship"
+    codes = _objections(rule, size, ratio, evidence)
+    outcome = "ship"
+    ship = rule.second
+    if codes:
+        outcome = "do not ship" if codes[0]["code"] in FAULTS else "not shown"
+        ship = str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
     turning = _turning_margin(rule, size, ratio, evidence)
-    verdict = {
-        "ship": rule.second if outcome == "ship" else _fastest(rule, models),
-        "outcome": outcome,
-        "turning_margin": turning,
-        "codes": [*faults, *doubts],
-        "numbers": _numbers(rule, size, ratio, evidence),
-    }
+    verdict = {"ship": ship, "outcome": outcome, "turning_margin": turning, "codes": codes}
+    verdict["numbers"] = _numbers(rule, size, ratio, evidence)
     if turning is not None:  # or no number of images would do
         verdict["numbers"]["more_images"] = _more_images(rule, evidence)
     return verdict | {"reason": render("reason.txt", pair=[rule.first, rule.second], verdict=verdict)}
 
 
-def _fastest(rule: Rule, models: pd.DataFrame) -> str:
-    """Name the faster one of the first model and PyTorch."""
-    return str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
-
-
-def _objections(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> tuple[list[dict], list[dict]]:
-    """List in what the second model is shown to be worse, slower or larger, and what is not excluded."""
-    faults, doubts = [], []
-    for where, pair in evidence.items():
-        _weigh_macro_f1(rule, where, pair, faults, doubts)
-    for where, pair in evidence.items():
-        _weigh_recall(rule, where, pair, faults, doubts)
+def _objections(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> list[dict]:
+    """List in what the second model is shown to be worse, slower or larger, and then what is not excluded."""
+    codes = [*_macro_f1_losses(rule, evidence), *_recall_losses(rule, evidence)]
     low, high = ratio
     if high > NOT_SLOWER:
-        time = {"low": low, "high": high, "allowed": NOT_SLOWER}
-        if low > 1:
-            faults.append({"code": "slower"} | time)
-        else:
-            doubts.append({"code": "slower not excluded"} | time)
+        code = "slower" if low > 1 else "slower not excluded"
+        codes.append({"code": code, "low": low, "high": high, "allowed": NOT_SLOWER})
     if size >= 1:
-        faults.append({"code": "larger", "size": size})
-    return faults, doubts
+        codes.append({"code": "larger", "size": size})
+    return sorted(codes, key=lambda code: code["code"] not in FAULTS)
 
 
-def _weigh_macro_f1(rule: Rule, where: str, pair: dict, faults: list[dict], doubts: list[dict]) -> None:
-    low, high = pair["macro_f1_delta_ci95"]
-    bound = pair["macro_f1_loss"]["bound"]
-    if bound <= rule.margin:
-        return
-    if high < 0:
-        faults.append({"code": "macro-F1 lost", "where": where, "low": -high, "high": -low})
-    else:
-        doubt = {"where": where, "images": pair["images"], "bound": _round_up(bound), "allowed": rule.margin}
-        doubts.append({"code": "macro-F1 loss not excluded"} | doubt)
+def _macro_f1_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
+    for where, pair in evidence.items():
+        low, high = pair["macro_f1_delta_ci95"]
+        bound = pair["macro_f1_loss"]["bound"]
+        found = {"where": where, "images": pair["images"], "bound": _round_up(bound), "allowed": rule.margin}
+        if bound > rule.margin and high < 0:
+            yield {"code": "macro-F1 lost", "low": -high, "high": -low} | found
+        elif bound > rule.margin:
+            yield {"code": "macro-F1 loss not excluded"} | found
 
 
-def _weigh_recall(rule: Rule, where: str, pair: dict, faults: list[dict], doubts: list[dict]) -> None:
+def _recall_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
     """Name, of the minority classes that lose too much, and of those that may, the one that loses most."""
-    seen, possible = {}, {}
-    for name in rule.minority:
-        difference, low, _ = pair["recall_delta"][name]
-        if -difference > rule.margin:
-            seen[name] = -difference
-        elif -low > rule.minority_margin:
-            possible[name] = -low
-    if seen:
-        faults.append({"code": "recall lost", "where": where} | _largest(seen))
-    if possible:
-        doubt = {"where": where, "images": pair["images"], "allowed": rule.minority_margin}
-        doubts.append({"code": "recall loss not excluded"} | doubt | _largest(possible))
+    for where, pair in evidence.items():
+        seen, possible = {}, {}
+        for name in rule.minority:
+            difference, low, _ = pair["recall_delta"][name]
+            if -difference > rule.margin:
+                seen[name] = -difference
+            elif -low > rule.minority_margin:
+                possible[name] = -low
+        found = {"where": where, "images": pair["images"]}
+        if seen:
+            yield {"code": "recall lost", "allowed": rule.margin} | found | _largest(seen)
+        if possible:
+            yield {"code": "recall loss not excluded", "allowed": rule.minority_margin} | found | _largest(possible)
 
 
 def _largest(losses: dict[str, float]) -> dict:
@@ -137,8 +123,7 @@ def _more_images(rule: Rule, evidence: dict) -> int:
 
 def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> float | None:
     """Find the smallest margin with which the second model ships; None if something else keeps it back."""
-    faults, doubts = _objections(rule._replace(margin=1), size, ratio, evidence)
-    if faults or doubts:
+    if _objections(rule._replace(margin=1), size, ratio, evidence):
         return None
     losses = [pair["macro_f1_loss"]["bound"] for pair in evidence.values()]
     seen = [-pair["recall_delta"][name][0] for pair in evidence.values() for name in rule.minority]
