@@ -13,24 +13,25 @@ from utils.metrics import prediction_table
 def answer_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """List what probabilities (N, C) answer to the images in `part`, rows of the table, the most telling first.
 
-    Those are the surest mistakes, and then what was right but least sure. Columns: those of a `prediction_table`, and a
-    title that says all of it.
+    Those are the surest mistakes, and then what was right but least sure. Columns: path, class, answer, probability,
+    right, and a title that says all of it.
     """
     table = prediction_table(part, probabilities, classes)
-    table["title"] = table["class"] + ": “" + table["prediction"] + "” " + table["probability"].map("{:.0%}".format)
-    doubt = np.where(table["correct"], table["probability"], -table["probability"])
-    return table.iloc[np.lexsort((doubt, table["correct"]))]
+    table = table.rename(columns={"prediction": "answer", "correct": "right"})
+    table["title"] = table["class"] + ": “" + table["answer"] + "” " + table["probability"].map("{:.0%}".format)
+    doubt = np.where(table["right"], table["probability"], -table["probability"])
+    return table.iloc[np.lexsort((doubt, table["right"]))]
 
 
 def confusion_table(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Count who is taken for whom in an `answer_table`: a row per true class, a column per predicted one."""
-    counts = pd.crosstab(answers["class"], answers["prediction"], rownames=["true class"], colnames=["predicted class"])
+    counts = pd.crosstab(answers["class"], answers["answer"], rownames=["true class"], colnames=["predicted class"])
     return counts.reindex(index=classes, columns=classes, fill_value=0)
 
 
 def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Score each class of an `answer_table`: precision, recall, f1, images, and Wilson's 95 % intervals."""
-    truth, predicted = answers["class"], answers["prediction"]
+    truth, predicted = answers["class"], answers["answer"]
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     table = pd.DataFrame(np.array(scores).T, classes, ["precision", "recall", "f1", "images"])
     for name in classes:
