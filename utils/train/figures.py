@@ -63,10 +63,8 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def two_scores(section: dict, images: int, tested: int, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 out of fold and on the test part, as the report's section has them, with intervals."""
     rows = {f"out of fold, {images} images": "oof", f"test part, {tested} images": "test"}
-    scores = {
-        caption: [section[f"{name}_macro_f1"], *section[f"{name}_macro_f1_ci95"]] for caption, name in rows.items()
-    }
-    table = pd.DataFrame.from_dict(scores, orient="index", columns=["score", "low", "high"])
+    scores = [[section[f"{name}_macro_f1"], *section[f"{name}_macro_f1_ci95"]] for name in rows.values()]
+    table = pd.DataFrame(scores, list(rows), ["score", "low", "high"])
     ax = intervals(table, ax=ax or plt.gca())
     ax.set(xlabel="macro-F1, 95 % interval")
     return ax
