@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.utils import gen_batches
 from torchvision.transforms.v2 import Compose
 
+from utils import parallel
 from utils.compare_models.predictor import Predictor
 from utils.config import BATCH, THREADS, InputError, project_path, relative, require
 from utils.cross_validation import load_answers
@@ -21,7 +22,6 @@ from utils.files import sha256
 from utils.images import scan_folder
 from utils.intervals import macro_f1_interval
 from utils.metrics import macro_f1
-from utils.progress import spread
 from utils.report import read_report
 
 
@@ -92,7 +92,7 @@ def predict_all(
         transform = Compose([*filter(None, [corrupt]), evaluation_transform(models[names[0]].preprocessing)])
         dataset = ImageDataset(folder, index, classes, transform)
         predict = partial(_predict, dataset, [models[name] for name in names])
-        for batch in spread(predict, gen_batches(len(index), BATCH), "predictions", THREADS):
+        for batch in parallel.run(predict, gen_batches(len(index), BATCH), "predictions", THREADS):
             for name, outputs in zip(names, batch, strict=True):
                 models[name].check_classes(classes, outputs)
                 logits[name].append(outputs)
