@@ -18,7 +18,6 @@ from utils.model import classifier_names
 from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.onnx_file import set_constants
-from utils.onnx_quant.weights import quantized_once
 from utils.session import open_session, run_session
 
 
@@ -46,8 +45,7 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     """
     images, answers = chain.calibration_set, {}
     answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
-    with quantized_once():  # where only the last layer differs
-        fold_answers = list(parallel.run(answer, networks, "folds"))
+    fold_answers = list(parallel.run(answer, networks, "folds"))
     for network, answered in zip(networks, fold_answers, strict=True):
         held_out = images.index["path"].isin(network["files"]).to_numpy()
         for name, logits in answered.items():

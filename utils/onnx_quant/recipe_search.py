@@ -16,7 +16,6 @@ from utils.metrics import confusion, macro_f1, sqnr_db
 from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.graph import layers
 from utils.onnx_quant.recipes import Recipe, base_recipe, candidate_recipes
-from utils.onnx_quant.weights import quantized_once
 from utils.progress import progress
 from utils.session import open_session, run_model
 
@@ -59,7 +58,7 @@ def search_recipe(
     Returns `rows`, one per file, fp32 first (recipe, bytes, latency_ms, valid_macro_f1, and what `score` says); the
     `stage` that was reached; and `sensitivity`, found in the second stage: node → dB.
     """
-    with tempfile.TemporaryDirectory() as folder, quantized_once():
+    with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": scoring.float_path}
         first = candidate_recipes(cpu, scoring.prepared_path)
         paths |= quantize_all(quantize, first, Path(folder))
@@ -207,7 +206,7 @@ def try_draws(
         agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
         rows.append({"images": images, "agreement": agreement, "sqnr_db": sqnr_db(reference, logits)})
 
-    with tempfile.TemporaryDirectory() as folder, quantized_once():
+    with tempfile.TemporaryDirectory() as folder:
         for chosen in progress(drawn, "draws"):
             quantize(candidates.part(np.sort(chosen)), Path(folder) / "draw.onnx")
             judge(Path(folder) / "draw.onnx", len(chosen))
