@@ -185,7 +185,7 @@ def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "cpu_info", lambda: {"name": "another"})
     use_cluster(address)
     use_cluster("")
-    assert re.search("Another kind of CPU: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
+    assert re.search("Another kind of machine: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
 
 
 def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):

@@ -16,7 +16,7 @@ from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
-DEVICE = device()
+DEVICE = torch.device(device())
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
