@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -349,49 +349,16 @@ def is_progress_bar(output: dict) -> bool:
 
 def headline(name: str, report: dict) -> str:
     """Say in a line what a notebook found."""
-    if name == "EDA":
-        section = report["dataset"]
-        counts = some(f"{label} {count}" for label, count in section["classes"].items())
-        refused = "".join(f"\n{'':24}refused: {file['path']}: {file['reason']}" for file in section["refused"])
-        skipped = some(f"{suffix} {count}" for suffix, count in section.get("skipped", {}).items())
-        skipped = f"\n{'':24}skipped, as no images: {skipped}" if skipped else ""
-        return f"{section['images']} images ({counts}), {section['groups']} groups{refused}{skipped}"
-    if name == "train":
-        section = report["train"]
-        low, high = section["oof_macro_f1_ci95"]
-        score = f"macro-F1 {section['oof_macro_f1']:.3f} out of fold ({low:.3f} to {high:.3f})"
-        return f"{score}, {section['test_macro_f1']:.3f} on the test part"
-    if name == "onnx_quant":
-        return f"{report['quantization']['recipe']}, parity {report['quantization']['parity_max_abs_diff']:.0e}"
-    first, second = report["comparison"]["pair"]
-    where, pair = next(iter(report["comparison"]["pairs"].items()))
-    return f"{second} gives the answers of {first} on {pair['agreement']:.1%} of {pair['images']} images ({where})"
+    from utils.report import render
 
-
-def some(names: Iterable[str], limit: int = 8) -> str:
-    """Write names in a row; of many, the first ones."""
-    names = list(names)
-    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit)
+    return render("headline.txt", notebook=name, report=report)
 
 
 def print_result(report: dict) -> None:
-    """Print the comparison table, the verdict, and what limits both."""
-    print(f"\n{'model':10}{'test macro-F1':>28}{'kB':>10}{'ms, batch 1':>14}")
-    for name, model in report["comparison"]["models"].items():
-        low, high = model["ci95"]
-        latency = next(iter(model["latency_ms"].values()))["p50"]
-        print(
-            f"{name:10}{model['macro_f1']:10.3f} ({low:.3f} to {high:.3f}){model['bytes'] / 1000:10,.0f}{latency:14.2f}"
-        )
-    verdict = report["comparison"]["verdict"]
-    print(f"\nShip {verdict['ship']}: {verdict['reason']}.")
-    if hint := report["dataset"].get("hint"):
-        print(f"{hint}.")
-    if series := report["dataset"]["series"]:
-        print(
-            f"Caution: the images of {some(series)} look like views of one object, which is both trained on and "
-            "tested. These scores prove little about other objects."
-        )
+    """Print how good the model is, the table of its files and which one to use, and what limits both."""
+    from utils.report import render
+
+    print("\n" + render("result.txt", report=report))
 
 
 def write_page(settings: dict) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.config import SEED
@@ -18,7 +19,6 @@ from utils.features import extract_features
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.split import load_index, separable_groups, split_index
-from utils.train.discriminant import fit_layer
 
 DRAWS = 20
 WAYS = {"5 of 7 folds": (7, True), "6 of 7 folds": (7, False), "one of 3 folds": (3, True)}  # to train on

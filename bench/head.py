@@ -12,6 +12,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from utils.train.confidence import abstain_threshold, tempered_out_of_fold
+from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.config import SEED
@@ -21,8 +23,6 @@ from utils.features import extract_features
 from utils.metrics import cross_entropy, expected_calibration_error, macro_f1
 from utils.model import build_model
 from utils.split import load_index, separable_groups
-from utils.train.confidence import abstain_threshold, tempered_out_of_fold
-from utils.train.discriminant import fit_layer
 
 REPEATS = 3
 ACCURACY = 0.95  # of the answers, as in train.ipynb

@@ -9,13 +9,13 @@ other seeds and on the embedded images with efficientnet_lite0.
 
 import numpy as np
 import pandas as pd
+from utils.train.power_law import forecast
 
 from bench.folds import read_images
 from utils.config import SEED
 from utils.metrics import macro_f1
 from utils.train.head import Views
 from utils.train.learning_curve import trace_curve
-from utils.train.power_law import forecast
 
 DRAWS = 5
 COUNTS = (100, 100, 100, 40)  # images of the classes made up

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.cross_validation import grouped_folds
@@ -18,7 +19,6 @@ from utils.features import extract_features
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.split import load_index, separable_groups
-from utils.train.discriminant import fit_layer
 
 BUDGETS_MS = [None, 2.0, 0.5]
 

@@ -14,6 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
+from utils.train.confidence import to_probabilities
+from utils.train.discriminant import fit_layer
+from utils.train.strangers import MEASURES
 
 from bench.folds import Images, read_images
 from bench.options import parse_options
@@ -23,10 +26,7 @@ from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import extract_features
 from utils.images import list_images
 from utils.model import build_model
-from utils.train.confidence import to_probabilities
-from utils.train.discriminant import fit_layer
 from utils.train.novelty import KEPT, fit_detector
-from utils.train.strangers import MEASURES
 
 
 class Judge:

@@ -8,6 +8,7 @@ process of its own with as many threads, and rounds visit them in random order: 
 
 import importlib.util
 import multiprocessing
+import random
 import re
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.options import Options, parse_options
-from utils.config import THREADS, project_path
+from utils import stopwatch
+from utils.config import SEED, THREADS, project_path
 
-ROUNDS, CALLS, BATCH = 25, 8, 32
+ROUNDS, BATCH = 25, 32
 BUDGET = {"agreement": 0.99, "macro_f1": 0.005, "worst_recall": 0.01}
 COUNT_MEMORY = "import bench.quantization as bench, sys; bench.calibrate_many(*sys.argv[1:])"
 
@@ -188,14 +190,9 @@ def answer(images: np.ndarray) -> np.ndarray:
     return np.concatenate([_model(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
 
 
-def time_calls() -> list[float]:
-    """Time some calls of this process's model in ms, after one that warms up."""
-    times = []
-    for _ in range(CALLS + 1):
-        started = time.perf_counter()
-        _model(_image)
-        times.append((time.perf_counter() - started) * 1e3)
-    return times[1:]
+def visit() -> list[float]:
+    """Time this process's model in ms."""
+    return stopwatch.visit(lambda: _model(_image))
 
 
 def worker(path: Path, image: np.ndarray) -> ProcessPoolExecutor:
@@ -211,15 +208,16 @@ def run_alone(path: Path, images: np.ndarray) -> np.ndarray:
 
 def time_alone(files: dict[str, Path], image: np.ndarray) -> dict[str, float]:
     """Time one image in each model; → median in ms."""
-    generator, times = np.random.default_rng(0), {name: [] for name in files}
+    generator = random.Random(SEED)
     with ExitStack() as stack:
         pools = {name: stack.enter_context(worker(path, image)) for name, path in files.items()}
-        for pool in pools.values():
-            pool.submit(time_calls).result()
-        for _ in range(ROUNDS):
-            for name in generator.permutation(list(files)):
-                times[name] += pools[name].submit(time_calls).result()
-    return {name: float(np.median(values)) for name, values in times.items()}
+        visits = {name: partial(_visit, pool) for name, pool in pools.items()}
+        rounds = [stopwatch.time_round(visits, generator) for _ in range(ROUNDS)]
+    return {name: float(np.median(np.concatenate([found[name] for found in rounds]))) for name in files}
+
+
+def _visit(pool: ProcessPoolExecutor) -> list[float]:
+    return pool.submit(visit).result()
 
 
 def calibrate_many(path: str, count: str) -> None:

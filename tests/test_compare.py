@@ -11,9 +11,16 @@ from nets import to_onnx
 from onnx import TensorProto, helper
 
 from utils.checkpoint import save_checkpoint
-from utils.compare_models.answers import answer_all, load_out_of_fold, unsplit_index
-from utils.compare_models.corruptions import darker
-from utils.compare_models.model_files import check_alike, file_bytes, model_paths
+from utils.compare_models.models import (
+    check_alike,
+    file_bytes,
+    load_out_of_fold,
+    model_paths,
+    predict_all,
+    score_models,
+    unsplit_index,
+    with_out_of_fold,
+)
 from utils.compare_models.predictor import Predictor
 from utils.config import ROOT, InputError
 from utils.cross_validation import keep_answers
@@ -129,22 +136,34 @@ def test_all_models_answer_all_images_each_in_its_own_preprocessing(files, photo
     index, classes = unsplit_index(photos), DETAILS["classes"]
     models = {"foreign": Predictor(foreign(tmp_path / "foreign.onnx"), threads=1, preprocessing=PLAIN)}
     models["own"] = Predictor(files[1]["pytorch"], threads=1, preprocessing=PLAIN | {"image_size": 64})
-    logits = answer_all(models, photos, index, classes)
+    logits = predict_all(models, photos, index, classes)
     assert list(logits) == ["foreign", "own"]
     for name, size in {"foreign": 8, "own": 64}.items():
         transform = evaluation_transform(PLAIN | {"image_size": size})
         images = np.stack([image for image, _ in ImageDataset(photos, index, classes, transform)])
         assert logits[name] == pytest.approx(models[name](images), abs=1e-5)
-    dark = answer_all({"foreign": models["foreign"]}, photos, index, classes, darker)
+    dark = predict_all(
+        {"foreign": models["foreign"]}, photos, index, classes, lambda image: image.point(lambda level: level // 2)
+    )
     assert (dark["foreign"] < logits["foreign"]).all()
+
+
+def test_scores_have_the_folds_above_them_where_there_are_any(photos):
+    index = unsplit_index(photos)
+    right = np.eye(3)[index["class"].map(DETAILS["classes"].index)]
+    scores = score_models({"right": right, "wrong": -right}, index, DETAILS["classes"])
+    assert scores["score"].tolist() == [1, 0] and (scores["low"] < scores["high"]).all()
+    train = {"oof_macro_f1": 0.5, "oof_macro_f1_ci95": [0.4, 0.6]}
+    assert with_out_of_fold(scores, train).loc["out of fold"].tolist() == [0.5, 0.4, 0.6]
+    assert with_out_of_fold(scores, {}).equals(scores)
 
 
 def test_model_for_other_classes_is_refused(files, photos):
     index = unsplit_index(photos)
     swapped = ["tomato", "cherry", "사과"]
     model = Predictor(files[1]["onnx"], threads=1, preprocessing=PLAIN | {"image_size": 64})
-    with pytest.raises(InputError, match="net.onnx answers with 사과, cherry, tomato, but the folder holds tomato"):
-        answer_all({"onnx": model}, photos, index, swapped)
+    with pytest.raises(InputError, match="net.onnx predicts 사과, cherry, tomato, but the folder holds tomato"):
+        predict_all({"onnx": model}, photos, index, swapped)
 
 
 def test_files_of_different_runs_are_not_compared(files, tmp_path):

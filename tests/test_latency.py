@@ -1,6 +1,5 @@
 """The latency protocol: what it measures, and that its statistics are right; no time is asserted."""
 
-import math
 import multiprocessing
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from nets import to_onnx
 
 from utils.checkpoint import save_checkpoint
 from utils.compare_models import latency_worker
-from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, median_interval, summarize
+from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, summarize
 from utils.config import InputError
 from utils.model import ConvNet
 from utils.onnx_quant.export import write_metadata
@@ -105,15 +104,6 @@ def test_broken_model_is_named_and_not_the_process(tmp_path):
     with pytest.raises(Exception) as error:
         measure_latency({"onnx": tmp_path / "cut.onnx"}, PHOTOS, (1,), rounds=1, preprocessing=PREPROCESSING)
     assert isinstance(error.value, InputError) and "cut.onnx" in str(error.value)
-
-
-def test_median_interval_equals_the_order_statistics_of_a_binomial():
-    generator = np.random.default_rng(0)
-    for count in (6, 9, 24, 25, 100):
-        values = np.sort(generator.lognormal(size=count))
-        tails = np.cumsum([math.comb(count, each) for each in range(count + 1)]) / 2**count  # P(values below ≤ each)
-        rank = max(each for each in range(count // 2) if tails[each] <= 0.025)
-        assert median_interval(values) == pytest.approx((values[rank], values[-rank - 1]), abs=1e-9)
 
 
 def test_ratio_pairs_what_was_measured_in_the_same_round():

@@ -41,7 +41,7 @@ def result(project, photos):
 
 def test_prints_a_line_per_notebook_a_table_and_a_verdict(result):
     lines = result.stdout.splitlines()
-    for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Ship"):
+    for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Use"):
         assert any(line.startswith(name) for line in lines), f"no line for {name} in\n{result.stdout}"
 
 
@@ -152,7 +152,7 @@ def test_one_fruit_per_class_is_called_what_it_is(project):
     report = read_report(project, "films")
     check_fruit(report)
     assert report["train"]["test_macro_f1"] == 1.0
-    assert "These scores prove little" in done.stdout
+    assert "the scores say little" in done.stdout
 
 
 def film_folder(folder: Path) -> Path:

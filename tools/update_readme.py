@@ -20,7 +20,7 @@ def output(notebook: str, tag: str, kind: str) -> str:
 
 def results() -> str:
     """Return the Markdown table and the verdict of compare_models.ipynb."""
-    verdict = output("compare_models", "verdict", "text/markdown").removeprefix("### ")
+    verdict = output("compare_models", "verdict", "text/markdown").removeprefix("### ").rstrip(".")
     return f"{output('compare_models', 'result-table', 'text/markdown')}\n\n{verdict}."
 
 

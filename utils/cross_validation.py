@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from sklearn import config_context
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor, nn
 
 from utils import parallel
@@ -53,6 +54,32 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> l
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)]
 
 
+Job = tuple[ClassifierMixin, np.ndarray, np.ndarray]  # a classifier, the rows to fit it to, and those to predict
+
+
+def fit_and_predict(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jobs: Sequence[Job], name: str
+) -> Iterator[np.ndarray]:
+    """Fit classifiers to some rows of features (M, D) and predict others; → probabilities (n, C) of each job.
+
+    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that ask for them. Jobs run side by side.
+    """
+    num_classes = labels.max() + 1
+
+    def answer(job: Job) -> np.ndarray:
+        classifier, train, test = job
+        if len(np.unique(labels[train])) < 2:
+            classifier = DummyClassifier()  # others refuse one class
+        asks = {"groups": groups[train]} if has_fit_parameter(classifier, "groups") else {}
+        fitted = clone(classifier).fit(features[train], labels[train], **asks)
+        probabilities = np.zeros((len(test), num_classes))
+        with config_context(working_memory=64):  # MB, of 1,024, in each thread: no slower
+            probabilities[:, fitted.classes_] = fitted.predict_proba(features[test])
+        return probabilities
+
+    return parallel.run(answer, jobs, name, THREADS)
+
+
 def out_of_fold(
     classifier: ClassifierMixin,
     features: np.ndarray,
@@ -66,17 +93,11 @@ def out_of_fold(
     """
     repeats = repeats or (3 if len(labels) < MANY else 1)
     parts = [(repeat, *part) for repeat in range(repeats) for part in grouped_folds(labels, groups, SEED + repeat)]
-
-    def answer(part: tuple) -> tuple[np.ndarray, np.ndarray]:
-        _, train, test = part
-        known = classifier if len(np.unique(labels[train])) > 1 else DummyClassifier()  # others refuse one class
-        fitted = clone(known).fit(features[train], labels[train])
-        with config_context(working_memory=64):  # MB, of 1,024, in each thread: no slower
-            return fitted.classes_, fitted.predict_proba(features[test])
-
+    jobs = [(classifier, train, test) for _, train, test in parts]
     probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
-    for (repeat, _, test), (classes, found) in zip(parts, parallel.run(answer, parts, "probe", THREADS), strict=True):
-        probabilities[repeat][np.ix_(test, classes)] = found
+    found = fit_and_predict(features, labels, groups, jobs, "probe")
+    for (repeat, _, test), predicted in zip(parts, found, strict=True):
+        probabilities[repeat, test] = predicted
     return probabilities
 
 
@@ -92,20 +113,17 @@ class OutOfFold(NamedTuple):
     trained_on: float
 
 
-def plan_folds(images: int, folds: int | None, repeats: int | None) -> tuple[int, int]:
-    """Say into how many folds so many images are cut to train networks, and how often, as far as that is left open."""
-    many = images >= MANY
-    return folds or (5 if many else 7), repeats or (1 if many else 2)
+def plan_folds(index: pd.DataFrame, folds: int | None, repeats: int | None, seed: int = SEED) -> np.ndarray:
+    """Cut the images of `index` into folds to train networks, as `fold_numbers` does; → their folds (repeats, N).
 
-
-def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
-    """Cut N images into folds, `repeats` times, as `fold_numbers` does; → each image's fold (repeats, N), from 0.
-
-    Raises InputError for fewer than three folds.
+    None leaves it open: seven folds, twice; five, once, from 2,000 images on. Raises InputError for fewer than three.
     """
+    many = len(index) >= MANY
+    folds, repeats = folds or (5 if many else 7), repeats or (1 if many else 2)
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    return np.stack([fold_numbers(labels.to_numpy(), groups.to_numpy(), folds, seed + each) for each in range(repeats)])
+    labels, groups = index["class"].to_numpy(), index["group"].to_numpy()
+    return np.stack([fold_numbers(labels, groups, folds, seed + repeat) for repeat in range(repeats)])
 
 
 def cross_validate(

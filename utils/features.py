@@ -1,4 +1,4 @@
-"""What a network's last layer sees of an image, computed once."""
+"""What a network makes of an image before its last layer, computed once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils import parallel
-from utils.config import BATCH, THREADS
+from utils.config import BATCH, SEED, THREADS
 from utils.files import whole_file
 from utils.model import DEVICE, classifier_names, is_small
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 TASK = 16  # images that a thread takes at a time
+COMPONENTS = 100  # principal ones, of features for plain classifiers
+STANDARDIZED = 1000  # rows whose squares are in memory at a time
 _EXPORTING = threading.Lock()  # the exporter is one for all threads
 _exported: dict[tuple, InferenceSession] = {}  # by the network's fingerprint and the shape of its images: one at most
 
@@ -100,10 +104,28 @@ def _open_body(model: nn.Module, shape: Sequence[int]) -> InferenceSession:
     return _exported[key]
 
 
+def compact(features: np.ndarray) -> np.ndarray:
+    """Standardize features (N, D) and keep their first 100 principal axes; labels are not looked at.
+
+    Rows get a mean squared length of 10, so that a classifier's penalty weighs the same whatever D was.
+    """
+    rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
+    for batch in gen_batches(len(rows), STANDARDIZED):  # all at once takes five times the memory of the rows
+        scaler.partial_fit(rows[batch])
+    reduce = PCA(min(COMPONENTS, *features.shape), copy=False, random_state=SEED)
+    axes = reduce.fit_transform(scaler.transform(rows))
+    return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
+
+
+def last_block(features: np.ndarray, sizes: Sequence[int] | None) -> np.ndarray:
+    """Select, of features (N, D) of all blocks with these `sizes`, those that the network's own last layer sees."""
+    return features[:, -sizes[-1] :] if sizes else features
+
+
 def fingerprint(model: nn.Module) -> str:
     """Hash the structure and the weights before the last layer."""
     last = classifier_names(model)
-    digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)
+    digest = hashlib.blake2b(f"{type(model).__name__}{getattr(model, 'sizes', None)}".encode(), digest_size=8)
     for name, value in model.state_dict().items():
         if name not in last:
             digest.update(f"{name}{tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())

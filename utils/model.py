@@ -1,6 +1,7 @@
 """Architectures, and the networks in checkpoint files."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,10 @@ from utils.pretrained import build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
+SMALL_MAP = 8  # pixels a side, at most, of maps that are pooled by quarters
 DEVICE = torch.device(device())
+
+_running = threading.local()  # what the blocks of the network that a thread runs have returned
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -32,13 +36,14 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
 class ConvNet(nn.Module):
     """Three convolution blocks and one linear layer for 64×64 images; 44,000 weights.
 
-    The three methods below are timm's convention, so every architecture is used the same way.
+    The methods and `feature_info` are timm's convention, so every architecture is used the same way.
     """
 
     def __init__(self, num_classes: int):
         super().__init__()
         self.features = nn.Sequential(conv_block(3, 16), conv_block(16, 32), conv_block(32, 64))
         self.classifier = nn.Linear(64 * 8 * 8, num_classes)
+        self.feature_info = [{"module": f"features.{number}", "num_chs": 16 * 2**number} for number in range(3)]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to the last feature map (N, 64, 8, 8)."""
@@ -50,12 +55,126 @@ class ConvNet(nn.Module):
         return features if pre_logits else self.classifier(features)
 
     def get_classifier(self) -> nn.Linear:
-        """Return the linear layer that transfer learning replaces."""
+        """Return the linear layer that answers."""
         return self.classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to logits (N, C)."""
         return self.forward_head(self.forward_features(images))
+
+
+class AllBlocks(nn.Module):
+    """A network whose last layer also sees its inner blocks (Head2Toe: Evci et al. 2022, arXiv 2201.03529).
+
+    The features of an image are the pooled activations of each block, from the first to the last, and then those that
+    the network's own last layer sees; `sizes` counts the numbers of each. Photos that are unlike ImageNet's differ in
+    inner blocks, where the last ones have learned to see no difference. Until transfer learning replaces it, the
+    classifier is the pretrained one: it gives inner blocks no weight.
+    """
+
+    def __init__(self, body: nn.Module, image_size: int):
+        super().__init__()
+        self.body = body
+        self.last_map = nn.Identity()  # a place where the last feature map can be looked at
+        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
+        self.blocks = find_blocks(body, image_size)
+        for name in self.blocks:
+            body.get_submodule(name).register_forward_hook(_remember)
+        with torch.inference_mode():
+            parts = self._parts(torch.zeros(1, 3, image_size, image_size))
+        self.sizes = [part.shape[1] for part in parts]
+        old = body.get_classifier()
+        with torch.no_grad():
+            self.classifier = nn.Linear(sum(self.sizes), old.out_features)
+            self.classifier.weight.zero_()[:, -old.in_features :] = old.weight
+            self.classifier.bias.copy_(old.bias)
+        name = next(name for name, module in body.named_modules() if module is old)
+        body.set_submodule(name, nn.Identity())
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        _running.outputs = outputs = []
+        try:
+            last = self.body.forward_head(self.last_map(self.body.forward_features(images)), pre_logits=True)
+        finally:
+            del _running.outputs
+        return [pool(output, self.channels_last) for output in outputs] + [last]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, S, S) to features (N, D)."""
+        return torch.cat(self._parts(images), dim=1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map features (N, D) to logits (N, C), or return them."""
+        return features if pre_logits else self.classifier(features)
+
+    def get_classifier(self) -> nn.Linear:
+        """Return the linear layer that transfer learning replaces."""
+        return self.classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, S, S) to logits (N, C)."""
+        return self.classifier(self.forward_features(images))
+
+
+def _remember(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    """Keep what a block returns, where the network runs that it belongs to (a forward hook)."""
+    outputs = getattr(_running, "outputs", None)
+    if outputs is not None:
+        outputs.append(output)
+
+
+def pool(output: Tensor, channels_last: bool = False) -> Tensor:
+    """Average maps (N, C, H, W), or (N, H, W, C) if `channels_last`, or tokens (N, T, C) over all places; → (N, C).
+
+    Of a small map, the mean of each quarter is taken: (N, 4·C). Where in the picture something is seen is worth more
+    than a fine measure of how often.
+    """
+    if output.ndim == 3:
+        return output.mean(dim=1)
+    if channels_last:
+        output = output.permute(0, 3, 1, 2)
+    height, width = (int(length) for length in output.shape[2:])  # numbers, also while a network is traced
+    if not 1 < min(height, width) <= SMALL_MAP:
+        return output.mean(dim=(2, 3))
+    kernel, stride = (-(-height // 2), -(-width // 2)), (height // 2, width // 2)
+    return nn.functional.avg_pool2d(output, kernel, stride).flatten(1)
+
+
+def find_blocks(body: nn.Module, image_size: int) -> list[str]:
+    """Name the blocks that a network is made of, in the order in which they run.
+
+    They are the repeated parts of its stages or, where these hold none, the stages that timm names (`feature_info`).
+    """
+    names = []
+    for stage, child in body.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            names += _inner_blocks(child, stage)
+    names = names or [info["module"] for info in getattr(body, "feature_info", [])]
+    names = [name for name in names if name in dict(body.named_modules())]
+    order, hooks = [], []
+    for name in names:
+
+        def ran(block: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
+            if isinstance(output, Tensor) and output.ndim in (3, 4):
+                order.append(name)
+
+        hooks.append(body.get_submodule(name).register_forward_hook(ran))
+    try:
+        with torch.inference_mode():
+            body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(dict.fromkeys(order))
+
+
+def _inner_blocks(container: nn.Module, name: str) -> Iterator[str]:
+    """Go down through containers to what they contain, leaving out single layers."""
+    for child_name, child in container.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _inner_blocks(child, f"{name}.{child_name}")
+        elif any(True for _ in child.children()):
+            yield f"{name}.{child_name}"
 
 
 def build_model(arch: str) -> tuple[nn.Module, dict]:
@@ -72,15 +191,14 @@ def build_model(arch: str) -> tuple[nn.Module, dict]:
         preprocessing = checkpoint["preprocessing"]
     else:
         model, preprocessing = build_timm_model(arch)
-    return model.to(DEVICE, memory_format=MEMORY_FORMAT), preprocessing
+    return AllBlocks(model, preprocessing["image_size"]).to(DEVICE, memory_format=MEMORY_FORMAT), preprocessing
 
 
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Put a new, randomly initialised linear layer with `num_classes` outputs in place of the last one."""
     old = model.get_classifier()
     name = next(name for name, module in model.named_modules() if module is old)
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device)
-    model.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], new)
+    model.set_submodule(name, nn.Linear(old.in_features, num_classes, device=old.weight.device))
 
 
 def classifier_names(model: nn.Module) -> list[str]:
@@ -139,7 +257,9 @@ def _rebuild(checkpoint: dict) -> nn.Module:
         model = ConvNet(num_classes)
     else:
         model, _ = build_timm_model(checkpoint["arch"], pretrained=False)
-        replace_classifier(model, num_classes)
+    if checkpoint.get("features") == "all blocks":
+        model = AllBlocks(model, checkpoint["preprocessing"]["image_size"])
+    replace_classifier(model, num_classes)
     model.load_state_dict(checkpoint["state_dict"])
     return model.to(memory_format=MEMORY_FORMAT)
 

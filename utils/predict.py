@@ -30,7 +30,7 @@ class Classifier:
         self.size = expected.shape[2], expected.shape[1]  # names where any size will do
 
     def outputs(self, photo: Path) -> dict[str, np.ndarray]:
-        """Ask about a photo: `probabilities` (C,), and `novelty` () where the file has it.
+        """Run the model on a photo; → `probabilities` (C,), and `novelty` () where the file has it.
 
         Raises InputError when the photo cannot be read.
         """
@@ -41,7 +41,7 @@ class Classifier:
         return {output.name: value[0] for output, value in zip(self.session.get_outputs(), values, strict=True)}
 
     def probabilities(self, photo: Path) -> np.ndarray:
-        """Give a photo's probability of each class (C,)."""
+        """Return a photo's probability of each class (C,)."""
         return self.outputs(photo)["probabilities"]
 
     def doubt(self, outputs: dict[str, np.ndarray]) -> str:

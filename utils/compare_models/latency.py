@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import quantile_test
 
+from utils import stopwatch
 from utils.compare_models import latency_worker
 from utils.compare_models.latency_worker import PHOTO
 from utils.config import SEED
@@ -67,8 +68,8 @@ def measure_latency(
             sizes = batch_sizes if number < BATCH_ROUNDS else batch_sizes[:1]
             tasks = [*sizes, PHOTO]
             for task in generator.sample(tasks, len(tasks)):
-                for name in generator.sample(names, len(names)):
-                    times = workers[name].submit(latency_worker.time_task, task, number > 0).result()
+                visits = {name: partial(_visit, worker, task, number > 0) for name, worker in workers.items()}
+                for name, times in stopwatch.time_round(visits, generator).items():
                     calls += [(name, task, number, ms) for ms in times]
             if pair and number + 1 >= FEWEST_ROUNDS and _is_clear(calls, *pair, batch_sizes[0]):
                 break
@@ -81,7 +82,7 @@ def measure_latency(
 
 
 def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
-    """Start a process that ends with the stack, and let it answer a photo; → it, and what that took."""
+    """Start a process that ends with the stack, and let it predict a photo; → it, and what that took."""
     begin = time.perf_counter()
     # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
     worker = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
@@ -90,10 +91,14 @@ def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExe
     return worker, found
 
 
+def _visit(worker: ProcessPoolExecutor, task: int | str, warm: bool) -> list[float]:
+    return worker.submit(latency_worker.time_task, task, warm).result()
+
+
 def _reference_ms() -> float:
     """Time a fixed piece of work."""
     numbers = np.random.default_rng(SEED).random(200_000)
-    return latency_worker.milliseconds(lambda: np.sort(numbers))
+    return stopwatch.milliseconds(lambda: np.sort(numbers))
 
 
 def summarize(calls: pd.DataFrame) -> pd.DataFrame:
@@ -101,32 +106,19 @@ def summarize(calls: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (task, name), of_both in calls.groupby(["task", "model"], sort=False):
         p50, p90, p99 = np.percentile(of_both["ms"], [50, 90, 99])
-        low, high = median_interval(of_both.groupby("round")["ms"].median().to_numpy())
+        low, high = stopwatch.median_interval(of_both.groupby("round")["ms"].median().to_numpy())
         rows.append((name, task, p50, p90, p99, min(low, p50), max(high, p50)))
     return pd.DataFrame(rows, columns=["model", "task", "p50", "p90", "p99", "low", "high"])
 
 
 def latency_ratio(calls: pd.DataFrame, first: str, second: str, task: int | str) -> tuple[float, float, float]:
-    """Compare two models round by round; → the median of second's time over first's, and its 95 % interval.
-
-    In each round the lower quartile stands for a model: disturbances only ever add time, and not to all alike.
-    """
+    """Compare two models round by round; → the median of second's time over first's, and its 95 % interval."""
     of_task = calls[calls["task"] == task]
-    quick = of_task.groupby(["round", "model"])["ms"].quantile(0.25).unstack()
-    ratios = (quick[second] / quick[first]).to_numpy()
-    return float(np.median(ratios)), *median_interval(ratios)
+    quick = of_task.groupby(["round", "model"])["ms"].quantile(stopwatch.QUICK / 100).unstack()
+    return stopwatch.ratio(quick[first].to_numpy(), quick[second].to_numpy())
 
 
 def _is_clear(calls: list[tuple], first: str, second: str, task: int) -> bool:
     """Tell whether the interval of two models' ratio is narrow: 5 % wide, or half of its distance from 1."""
     ratio, low, high = latency_ratio(pd.DataFrame(calls, columns=CALL), first, second, task)
     return high - low <= max(CLEAR, abs(1 - ratio) / 2)
-
-
-def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a median, from order statistics, whatever the distribution; the extremes where there are few.
-
-    scipy's `quantile_test` (Conover 1999, section 3.2).
-    """
-    low, high = quantile_test(values, p=0.5).confidence_interval(0.95)
-    return float(np.min(values) if np.isnan(low) else low), float(np.max(values) if np.isnan(high) else high)

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from utils.config import SEED
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
 from utils.eda.looks import BATCH_SIZE, SAMPLE
-from utils.features import extract_features
+from utils.features import extract_features, last_block
 from utils.model import build_model
 
 NETWORK = "efficientnet_lite0@128"  # whatever ARCH is: the split must not depend on which network is trained
@@ -52,7 +52,7 @@ def describe_copies(folder: Path, index: pd.DataFrame, cache: Path) -> Copies:
     prepare, classes = evaluation_transform(preprocessing), sorted(index["class"].unique())
 
     def features(dataset: ImageDataset) -> np.ndarray:
-        return normalize(extract_features(network, make_loader(dataset), cache))
+        return normalize(last_block(extract_features(network, make_loader(dataset), cache), network.sizes))
 
     rows = features(ImageDataset(folder, index, classes, prepare))
     some = index.sort_values("path").sample(min(ALTERED, len(index)), random_state=SEED)

@@ -1,7 +1,7 @@
 """The networks at hand on the user's own photos: how well their features tell the classes apart, and at what cost."""
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,18 +12,18 @@ from sklearn.linear_model import LogisticRegression
 from utils.config import SEED
 from utils.cross_validation import out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda.probes import compact
-from utils.features import extract_features, to_onnx
+from utils.features import compact, extract_features, last_block, to_onnx
 from utils.intervals import macro_f1_difference_interval, macro_f1_interval
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.pretrained import PACKAGED, is_installed, split_arch
 from utils.progress import progress
 from utils.split import separable_groups
+from utils.stopwatch import time_calls
 
 FAST = "efficientnet_lite0@128"  # what a hint suggests; the search for copies has computed its features already
 INT8_TIME, INT8_BYTES = 0.7, 0.27  # of float's, as measured for efficientnet_lite0: for other networks an estimate
-ROUNDS, CALLS = 9, 5  # of timing, and in each
+ROUNDS = 9  # of timing
 
 
 class Photos(NamedTuple):
@@ -73,7 +73,8 @@ def score_networks(names: Sequence[str], photos: Photos, cache: Path) -> dict[st
     linear, found, graphs = LogisticRegression(class_weight="balanced", max_iter=1000), {}, {}
     for name in progress(names, "networks"):
         model, preprocessing = build_model(name)
-        features = compact(extract_features(model, make_loader(photos.dataset(preprocessing)), cache))
+        rows = extract_features(model, make_loader(photos.dataset(preprocessing)), cache)
+        features = compact(last_block(rows, model.sizes))
         probabilities = out_of_fold(linear, features, photos.labels, photos.groups, repeats=1)
         shape = 1, 3, preprocessing["image_size"], preprocessing["image_size"]
         graphs[name] = to_onnx(model, shape), shape
@@ -84,20 +85,13 @@ def score_networks(names: Sequence[str], photos: Photos, cache: Path) -> dict[st
 
 
 def time_graphs(graphs: dict[str, tuple[bytes, tuple]]) -> dict[str, float]:
-    """Time ONNX files on one image of their shape, in rounds that visit them in random order; → median in ms."""
+    """Time ONNX files on one image of their shape, side by side; → median in ms."""
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
-    sessions = {name: open_session(file) for name, (file, _) in graphs.items()}
-    images = {name: np.zeros(shape, dtype=np.float32) for name, (_, shape) in graphs.items()}
-    generator, times = np.random.default_rng(SEED), {name: [] for name in graphs}
-    for _ in range(ROUNDS):
-        for name in generator.permutation(list(graphs)):
-            for call in range(1 + CALLS):
-                started = time.perf_counter()
-                sessions[name].run(None, {"input": images[name]})
-                if call:  # the first one fills the caches
-                    times[name].append((time.perf_counter() - started) * 1e3)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    calls = {}
+    for name, (file, shape) in graphs.items():
+        calls[name] = partial(open_session(file).run, None, {"input": np.zeros(shape, dtype=np.float32)})
+    return {name: float(np.median(times)) for name, times in time_calls(calls, range(ROUNDS)).items()}
 
 
 def tabulate(found: dict[str, dict], photos: Photos) -> pd.DataFrame:

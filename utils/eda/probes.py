@@ -2,10 +2,8 @@
 
 import numpy as np
 from sklearn import config_context
-from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
 from utils.config import SEED
@@ -15,19 +13,6 @@ from utils.metrics import macro_f1
 COMPONENTS = 100
 BATCH_SIZE = 1000  # rows whose squares are in memory at a time
 TARGETS_IN_MEMORY = 10_000_000  # of the permutation test: images times classes times permutations
-
-
-def compact(features: np.ndarray) -> np.ndarray:
-    """Standardize features (N, D) and keep their first 100 principal axes; labels are not looked at.
-
-    Rows get a mean squared length of 10, so that a classifier's penalty weighs the same whatever D was.
-    """
-    rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
-    for batch in gen_batches(len(rows), BATCH_SIZE):  # all at once takes five times the memory of the rows
-        scaler.partial_fit(rows[batch])
-    reduce = PCA(min(COMPONENTS, *features.shape), copy=False, random_state=SEED)
-    axes = reduce.fit_transform(scaler.transform(rows))
-    return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
 
 
 def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:

@@ -42,6 +42,59 @@ def stem(model: ModelProto) -> list[NodeProto]:
     return nodes[: nodes.index(weighted[1])] if len(weighted) > 1 else []
 
 
+def pool_in_integers(model: ModelProto) -> None:
+    """Write means over height and width as GlobalAveragePool: unlike ReduceMean, ONNX Runtime has it in 8 bits."""
+    shapes = tensor_shapes(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "ReduceMean" and len(node.input) == 2]:
+        axes = constants.get(node.input[1], np.array([])).tolist()
+        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+        if len(shapes.get(node.input[0], [])) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
+            continue
+        pooled = node.output[0] if keeps else f"{node.output[0]}_pooled"
+        position = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        if not keeps:
+            model.graph.node.insert(
+                position, helper.make_node("Flatten", [pooled], [node.output[0]], f"{node.name}_flat")
+            )
+        pool = helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], f"{node.name}_pool")
+        model.graph.node.insert(position, pool)
+
+
+def split_last_layer(model: ModelProto) -> None:
+    """Give each block's features a last layer of their own, and add up what they answer.
+
+    Joined, all blocks would share one scale in 8 bits, and the small numbers of some would be rounded away. The last
+    part, behind the features of the network's own last layer, keeps the bias.
+    """
+    gemm = model.graph.node[-1]
+    joined = next(
+        (node for node in model.graph.node if node.op_type == "Concat" and node.output[0] in gemm.input), None
+    )
+    if joined is None or not _transposes_weights(gemm):
+        return
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    weight, bias = (numpy_helper.to_array(tensors[name]) for name in gemm.input[1:])
+    shapes, start, answers = tensor_shapes(model), 0, []
+    for node in (joined, gemm):
+        model.graph.node.remove(node)
+    for number, source in enumerate(joined.input):
+        end = start + shapes[source][1]
+        names = [f"{gemm.input[1]}_{number}", f"{gemm.input[2]}_{number}"]
+        part_bias = bias if end == weight.shape[1] else np.zeros_like(bias)
+        model.graph.initializer.append(numpy_helper.from_array(weight[:, start:end].copy(), names[0]))
+        model.graph.initializer.append(numpy_helper.from_array(part_bias, names[1]))
+        answers.append(f"{gemm.output[0]}_{number}")
+        model.graph.node.append(
+            helper.make_node("Gemm", [source, *names], answers[-1:], f"{gemm.name}_{number}", transB=1)
+        )
+        start = end
+    model.graph.node.append(helper.make_node("Sum", answers, gemm.output, f"{gemm.name}_sum"))
+    for name in gemm.input[1:]:
+        model.graph.initializer.remove(tensors[name])
+
+
 def flatten_channels_last(model: ModelProto) -> None:
     """Flatten feature maps as (N, H, W, C) before the last layer, whose weights are reordered to match.
 
@@ -127,6 +180,8 @@ def prepare(source: Path, target: Path) -> None:
         quant_pre_process(source, temporary, auto_merge=True)
         model = onnx.load(temporary)
         strip(model)
+        pool_in_integers(model)
+        split_last_layer(model)
         flatten_channels_last(model)
         keep_pooling_in_place(model)
         onnx.save(onnx.shape_inference.infer_shapes(model), temporary)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, compose, numpy_helper, parser
+from onnx import ModelProto, compose, numpy_helper, parser
 
 from utils.onnx_quant.graph import tensor_shapes
 from utils.session import open_session, run_session
@@ -26,7 +26,7 @@ distance (float[batch, features] novelty_features) => (float[batch] novelty) <
     novelty_center = Cast <to = 1> (novelty_mean)
     novelty_from_mean = Sub (novelty_directions, novelty_center)
     novelty_whole = ReduceSumSquare <keepdims = 0> (novelty_from_mean, novelty_axis)
-    novelty_along = Mul (novelty_places, novelty_spread)
+    novelty_along = Mul (novelty_places, novelty_deviations)
     novelty_along_axes = ReduceSumSquare <keepdims = 0> (novelty_along, novelty_axis)
     novelty_difference = Sub (novelty_whole, novelty_along_axes)
     novelty_off_axes = Relu (novelty_difference)
@@ -38,11 +38,14 @@ distance (float[batch, features] novelty_features) => (float[batch] novelty) <
 
 
 def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProto:
-    """Give a classifier, in float or INT8, a second output `novelty` float32 (batch,), from what its last layer sees.
+    """Give a classifier, in float or INT8, a second output `novelty` float32 (batch,), from the last block's features.
 
     `detector` has the arrays of `utils.train.novelty.Detector`, in the order of torch's features.
     """
-    last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+    last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1].input[0]
+    joined = next((node for node in model.graph.node if node.op_type == "Concat" and last in node.output), None)
+    if joined:
+        last = joined.input[-1]  # the features of the network's own last layer come last
     order = _order_of_features(model, last)
     constants = {name: np.asarray(values) for name, values in detector.items()}
     constants.update(weight=constants["weight"][:, order], mean=constants["mean"][order])
@@ -50,24 +53,24 @@ def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProt
     distance = parser.parse_model(DISTANCE.format(ir_version=model.ir_version, opset=opset))
     tensors = [numpy_helper.from_array(values, f"novelty_{name}") for name, values in constants.items()]
     distance.graph.initializer.extend(tensors)
-    features = onnx.helper.make_tensor_value_info(last.input[0], onnx.TensorProto.FLOAT, ["batch", len(order)])
+    features = onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, ["batch", len(order)])
     answer = model.graph.output[0].name
     model.graph.output.append(features)
-    whole = compose.merge_models(model, distance, io_map=[(last.input[0], "novelty_features")])
+    whole = compose.merge_models(model, distance, io_map=[(last, "novelty_features")])
     whole.graph.output.sort(key=lambda value: value.name != answer)
     return whole
 
 
-def _order_of_features(model: ModelProto, last: NodeProto) -> np.ndarray:
-    """Say which of torch's features each of the last layer's is: see `graph.flatten_channels_last`."""
+def _order_of_features(model: ModelProto, features: str) -> np.ndarray:
+    """Say which of torch's features each of a tensor's is: see `graph.flatten_channels_last`."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    shapes, node = tensor_shapes(model), producers[last.input[0]]
+    shapes, node = tensor_shapes(model), producers[features]
     while node.op_type in ("QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten"):
         node = producers[node.input[0]]
     if node.op_type == "Transpose" and node.name.endswith("_turn"):
         channels, height, width = shapes[node.input[0]][1:]
         return np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-    return np.arange(shapes[last.input[0]][-1])
+    return np.arange(shapes[features][-1])
 
 
 def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: np.ndarray) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import Recipe
 from utils.progress import progress
 from utils.session import open_session, run_model
+from utils.stopwatch import time_calls
 
 LATENCY_TIE = 1.05  # times the fastest latency: what lies within is as fast, but for noise
 SQNR_TIE = 1.0  # dB
@@ -42,12 +43,12 @@ class ScoringSet(NamedTuple):
         return score(self.labels, run_model(self.float_path, self.images), run_model(path, self.images))
 
 
-def load_sample(float_path: Path, image_set: Callable, index: pd.DataFrame, limit: int, seed: int) -> ScoringSet:
+def load_sample(float_path: Path, image_set: Callable, index: pd.DataFrame, limit: int) -> ScoringSet:
     """Read some rows of the index into memory, drawn at random where there are more than `limit`.
 
     `image_set` makes an ImageDataset of rows.
     """
-    rows = index.sample(min(limit, len(index)), random_state=seed).sort_index()
+    rows = index.sample(min(limit, len(index)), random_state=SEED).sort_index()
     dataset = image_set(rows)
     return ScoringSet(float_path, rows, dataset.stack().numpy(), np.array(dataset.labels))
 
@@ -130,19 +131,11 @@ def choose(table: pd.DataFrame) -> int | str:
     return (fast["sqnr_db"] >= fast["sqnr_db"].max() - SQNR_TIE).idxmax()
 
 
-def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15, calls: int = 4) -> dict[str, float]:
-    """Time one image (1, 3, H, W) in each ONNX file; → median in ms.
+def time_models(paths: dict[str, Path], image: np.ndarray, rounds: int = 15) -> dict[str, float]:
+    """Time one image (1, 3, H, W) in each ONNX file, side by side; → median in ms.
 
-    All models stay loaded, and each round visits them in a new random order, so that a busy moment of the machine hits
-    all alike. One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
+    One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
     """
-    sessions = {name: open_session(path) for name, path in paths.items()}
-    generator, times = np.random.default_rng(SEED), {name: [] for name in paths}
-    for _ in progress(range(rounds), "time"):
-        for name in generator.permutation(list(paths)):
-            sessions[name].run(None, {"input": image})
-            for _ in range(calls):
-                started = time.perf_counter()
-                sessions[name].run(None, {"input": image})
-                times[name].append((time.perf_counter() - started) * 1e3)
+    calls = {name: partial(open_session(path).run, None, {"input": image}) for name, path in paths.items()}
+    times = time_calls(calls, progress(range(rounds), "time"))
     return {name: float(np.median(values)) for name, values in times.items()}

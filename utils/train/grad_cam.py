@@ -19,21 +19,12 @@ from torch import Tensor, nn
 
 from utils.config import SEED
 from utils.datasets import ImageDataset, make_loader, to_pixels
-from utils.model import predict
+from utils.model import AllBlocks, predict
+from utils.pretrained import pretrained_classes
+from utils.train.figures import answer_titles
 
 MIN_SIDE = 7  # of a map: a smaller one shows no place
 CHECKS = ["likeness to random", "heat on the border", "ROAD"]
-
-
-class _Parted(nn.Module):
-    """A network with a place between its features and its head where the last feature map can be looked at."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.last = model, nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_head(self.last(self.model.forward_features(images)))
 
 
 def to_map(output: Tensor, channels: int, prefix: int = 0) -> Tensor | None:
@@ -53,25 +44,28 @@ def to_map(output: Tensor, channels: int, prefix: int = 0) -> Tensor | None:
     return None
 
 
-def cam_layer(parted: _Parted, image: Tensor) -> tuple[nn.Module, Callable] | None:
+def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | None:
     """Find the deepest layer whose map is at least 7×7, else the largest map, and how to lay it out; None without any.
 
-    Asked are the stages that the network names (timm's `feature_info`) and what it hands to its head. Of a transformer
+    Candidates are the stages that the network names (timm's `feature_info`) and its last feature map. Of a transformer
     that answers by one token, the last maps have no say in the answer: without a gradient, a map does not count.
     """
-    body = getattr(parted.model, "body", parted.model)
+    body = getattr(model.body, "body", model.body)
     named = {info["module"]: info["num_chs"] for info in getattr(body, "feature_info", [])}
     channels = {module: named[name] for name, module in body.named_modules() if name in named}
-    outputs = _observe(parted, image, [*channels, parted.last])
-    if parted.last in outputs:
-        channels[parted.last] = getattr(body, "num_features", outputs[parted.last].shape[1])
-    found = []
+    outputs = _observe(model, image, [*channels, model.last_map])
+    if model.last_map in outputs:
+        channels[model.last_map] = getattr(body, "num_features", outputs[model.last_map].shape[1])
+    best, best_side = None, 0
     for module, output in outputs.items():
         layout = partial(to_map, channels=channels[module], prefix=getattr(body, "num_prefix_tokens", 0))
         gradient = None if output.grad is None else layout(output.grad)
-        if gradient is not None and min(gradient.shape[2:]) > 1 and gradient.any():
-            found.append((min(MIN_SIDE, *gradient.shape[2:]), len(found), module, layout))
-    return max(found)[2:] if found else None
+        if gradient is None or min(gradient.shape[2:]) < 2 or not gradient.any():
+            continue
+        side = min(MIN_SIDE, *gradient.shape[2:])
+        if side >= best_side:  # of equals the deeper one
+            best, best_side = (module, layout), side
+    return best
 
 
 def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
@@ -92,7 +86,7 @@ def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) ->
     return outputs
 
 
-def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.ndarray:
+def grad_cam(model: AllBlocks, images: Tensor, targets: Sequence[int]) -> np.ndarray:
     """Compute the heat (N, H, W) in [0, 1] that each image (N, 3, H, W) gives its target class.
 
     Nan, and a printed sentence, if the architecture has no map. The model keeps its mode and its gradients are cleared.
@@ -100,13 +94,13 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.nda
     """
     training = model.training
     images = images.to(next(model.parameters()).device)
-    parted = _Parted(model).eval()
+    model.eval()
     try:
-        layer = cam_layer(parted, images[:1])
+        layer = cam_layer(model, images[:1])
         if layer is None:
             print("Grad-CAM has no map for this architecture: its features have no place in the picture.")
             return np.full((len(images), *images.shape[2:]), np.nan, dtype=np.float32)
-        cam = GradCAM(parted, [layer[0]], layer[1])
+        cam = GradCAM(model, [layer[0]], layer[1])
         # a frozen network has no other input that asks for gradients
         heat = cam(images.clone().requires_grad_(True), [ClassifierOutputTarget(int(target)) for target in targets])
         cam.activations_and_grads.release()
@@ -120,6 +114,13 @@ def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.nda
     """Compute the heat (N, H, W), as `grad_cam`, for the class which the model takes each image for; and that class."""
     answers = predict(model, make_loader(dataset))[0].argmax(axis=1)
     return grad_cam(model, dataset.stack(), answers), answers
+
+
+def explain_pretrained(model: AllBlocks, dataset: ImageDataset, arch: str) -> tuple[np.ndarray, list[str]]:
+    """Compute the heat (N, H, W) of a network before training; → it, and titles with the classes that it knows."""
+    heat, answers = explain(model, dataset)
+    known = pretrained_classes(arch, model.get_classifier().out_features)
+    return heat, answer_titles(dataset.index["class"], answers, known)
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:

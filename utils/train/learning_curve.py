@@ -1,4 +1,4 @@
-"""The learning curve: scores of heads, on frozen features, by the number of images that they are trained on."""
+"""The learning curve: scores of heads by the number of images that they are trained on, and what more would bring."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -7,16 +7,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils import parallel
-from utils.config import SEED, THREADS
-from utils.cross_validation import MANY, grouped_folds
+from utils.config import SEED
+from utils.cross_validation import FOLDS, MANY, fit_and_predict, grouped_folds
 from utils.intervals import resample_weights
 from utils.metrics import weighted_macro_f1
-from utils.train.head import Views, fit_head
+from utils.train.feature_table import FeatureTable
+from utils.train.head import Head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the groups that a fold trains on
 DRAWS = 3  # of these groups
-RESAMPLES = 500  # of the draws, and of the images that are asked about
+RESAMPLES = 500  # of the draws, and of the images that are predicted
+EXPONENTS = np.linspace(-0.5, 1, 16)  # 0 is a straight line against the logarithm; below, it is still to speed up
+WIDER = 3  # times the variance that a larger set should lose: bench/learning_curve.py says how often that is enough
+ENOUGH_GROUPS = 8  # of a class, to thin them to an eighth
+FARTHEST = 4  # times as many images, to extend a curve to
 
 
 class Curve(NamedTuple):
@@ -50,7 +54,7 @@ class Curve(NamedTuple):
         scores = [[self._score(answer, weights, label) for answer in answers] for answers in self.answers]
         return 1 - np.einsum("srb,br->bs", np.array(scores), chosen)
 
-    def spread(self) -> float:
+    def deviation(self) -> float:
         """Estimate the standard deviation of macro-F1, at the largest size, over sets of training images.
 
         From draws of a quarter and of half the groups: the variance falls as sets grow, and halves of one set vary half
@@ -68,30 +72,31 @@ class Curve(NamedTuple):
         return inside @ (answer[self.labels == label] == label) / np.maximum(inside.sum(axis=1), 1e-12)
 
 
-def trace_curve(views: Views, num_classes: int, shares: Sequence[float] = SHARES) -> Curve:
+def trace_curve(table: FeatureTable, num_classes: int, shares: Sequence[float] = SHARES) -> Curve:
     """Train heads on an eighth, a quarter, half and all of the groups, in three draws.
 
-    In five folds, groups whole. The parts are nested. Random versions of an image go where it goes, and are not asked
-    about.
+    In five folds, groups whole. The parts are nested. Random versions of an image go where it goes, and are not
+    predicted.
     """
-    return _trace(views, list(range(num_classes)), num_classes, shares, DRAWS)
+    return _trace(table, list(range(num_classes)), num_classes, shares, DRAWS)
 
 
-def thin_class(views: Views, curve: Curve, label: int) -> Curve:
+def thin_class(table: FeatureTable, curve: Curve, label: int) -> Curve:
     """Trace what a single class does to the scores: half of its groups, in one draw, and all of them, as in `curve`."""
-    half = _trace(views, [label], curve.images.shape[1], (1 / 2,), draws=1)
+    half = _trace(table, [label], curve.images.shape[1], (1 / 2,), draws=1)
     images = np.stack([half.images[0], curve.images[-1]])
     return half._replace(images=images, answers=np.stack([half.answers[0], curve.answers[-1, :1]]))
 
 
-def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
-    image_of = pd.factorize(views.paths)[0]  # the first rows are the images as they are
+def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
+    image_of = pd.factorize(table.paths)[0]  # the first rows are the images as they are
     count = image_of.max() + 1
-    labels, groups = views.labels[:count], views.groups[:count]
+    labels, groups = table.labels[:count], table.groups[:count]
     images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), draws, count), dtype=int)
-    folds, generator, jobs = grouped_folds(labels, groups), np.random.default_rng(SEED), []
+    folds, generator = grouped_folds(labels, groups), np.random.default_rng(SEED)
     if count >= MANY:
         folds = folds[:2]  # they tell enough
+    head, places_of_jobs, jobs = Head(table.sizes, num_classes), [], []
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
         places[train] = _nested_places(labels[train], groups[train], generator)
@@ -99,19 +104,13 @@ def _trace(views: Views, thinned: list[int], num_classes: int, shares: Sequence[
         for size, share in enumerate(shares):
             images[size] += np.bincount(labels[places < share], minlength=num_classes) / (len(folds) * draws)
             if share < 1 or draw == 0:  # all groups are the same ones in every draw
-                jobs.append((size, [draw] if share < 1 else list(range(draws)), places < share, test))
-
-    rows = views._replace(image_set=None)  # the rest is enough, and what workers are sent
-
-    def ask(job: tuple) -> np.ndarray:
-        _, _, known, test = job
-        weight, bias = fit_head(rows.take(known[image_of]), num_classes)
-        return (rows.features[test] @ weight.T + bias).argmax(axis=1)
-
-    for (size, of_draws, _, test), answer in zip(jobs, parallel.run(ask, jobs, "learning curve", THREADS), strict=True):
-        answers[size][np.ix_(of_draws, test)] = answer
-    asked = np.sort(np.concatenate([test for _, test in folds]))
-    return Curve(images, thinned, answers[..., asked], labels[asked], groups[asked])
+                places_of_jobs.append((size, [draw] if share < 1 else list(range(draws))))
+                jobs.append((head, np.flatnonzero((places < share)[image_of]), test))
+    found = fit_and_predict(table.features, table.labels, table.groups, jobs, "learning curve")
+    for (size, of_draws), (_, _, test), probabilities in zip(places_of_jobs, jobs, found, strict=True):
+        answers[size][np.ix_(of_draws, test)] = probabilities.argmax(axis=1)
+    held_out = np.sort(np.concatenate([test for _, test in folds]))
+    return Curve(images, thinned, answers[..., held_out], labels[held_out], groups[held_out])
 
 
 def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -134,3 +133,83 @@ def measured(curve: Curve, label: int | None = None) -> pd.DataFrame:
 def percentile(values: np.ndarray, percent: float) -> np.ndarray:
     """Take a percentile of resampled values (1 + B, S), of which the first row is what was measured; → (S,)."""
     return np.percentile(values[1:], percent, axis=0)
+
+
+def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
+    """Fit error = a + b · size^-c, b ≥ 0, to errors (B, S) by least squares; → errors (F, B, T) at the sizes `wanted`.
+
+    Such a power law is due to Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), see
+    Hestness et al. 2017 (arXiv 1712.00409). So few sizes tell neither the exponent nor from where on it holds, so there
+    is a fit for each of several exponents to the last two sizes, the last three, and so on. Exponents below 0 are for
+    curves that have not come to the power law yet: with few images, they first speed up (their small-data region).
+    """
+    fits = []
+    for exponent, first in product(EXPONENTS, range(len(sizes) - 1)):
+        x, new = (_power(values, exponent) for values in (sizes[first:], np.array(wanted)))
+        centered, mean = x - x.mean(), errors[:, first:].mean(axis=1)
+        slope = (errors[:, first:] @ centered / max(centered @ centered, 1e-12)).clip(0)
+        fits.append(mean[:, None] + slope[:, None] * (new - x.mean()))
+    return np.stack(fits)
+
+
+def _power(sizes: np.ndarray, exponent: float) -> np.ndarray:
+    """Return what falls as size^-exponent does, whatever the exponent's sign is; its limit at 0 is -log(size)."""
+    return -np.log(sizes) if abs(exponent) < 1e-9 else sizes**-exponent / exponent
+
+
+def forecast(curve: Curve, wanted: Sequence[float], deviation: float) -> pd.DataFrame:
+    """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
+
+    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit, and, as
+    other images to train on would give another score, that by its standard `deviation`: a Student's t, for few draws.
+    """
+    errors, generator = curve.errors(), np.random.default_rng(SEED)
+    law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
+    chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
+    chosen[0] = law[np.repeat(EXPONENTS > 0, len(curve.sizes) - 1), 0].mean(axis=0)  # to expect what the power law says
+    gain = chosen[:, :1] - chosen[:, 1:]
+    noise = deviation * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
+    gain[1:] += noise[1:] * np.sqrt(WIDER * (1 - curve.sizes[-1] / np.array(wanted)))
+    gain = np.minimum(gain, errors[:, -1:])  # no more than all can be right
+    level = (1 - errors[:, -1:] + gain).clip(0, 1)
+    columns = {"macro_f1": level[0], "low": percentile(level, 2.5), "high": percentile(level, 97.5), "gain": gain[0]}
+    columns.update(gain_low=percentile(gain, 2.5), gain_high=percentile(gain, 97.5))
+    return pd.DataFrame(columns, index=pd.Index(wanted, name="images"))
+
+
+def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more: int) -> dict:
+    """Gather what the report holds: curves, their extension, and what `more` images of each or one class would gain.
+
+    `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
+    """
+    share, deviation = 1 - 1 / FOLDS, curve.deviation()
+    groups = [len(np.unique(curve.groups[curve.labels == label])) for label in range(len(classes))]
+    extended = forecast(curve, curve.sizes[-1] * np.array([1, 2, FARTHEST]), deviation)
+    (smallest,) = of_smallest.thinned
+    return {
+        "macro_f1": measured(curve).reset_index().to_dict("records"),
+        "extended": extended.reset_index().to_dict("records"),
+        "recall": {name: measured(curve, label).reset_index().to_dict("records") for label, name in enumerate(classes)},
+        "few_groups": {name: count for name, count in zip(classes, groups, strict=True) if count < ENOUGH_GROUPS},
+        "smallest": classes[smallest],
+        "gain_each": _gain(curve, more, share, deviation),
+        "gain_smallest": _gain(of_smallest, more, share, deviation / np.sqrt(len(classes))),  # by one class alone
+        "gain_doubled": _gain(curve, round(curve.sizes[-1] / share), share, deviation),
+    }
+
+
+def gains(report: dict) -> pd.DataFrame:
+    """Show what the report of `report_curves` says more photos would gain; → a row each: images, gain, low, high."""
+    rows = {
+        f"{report['gain_smallest']['images']} more of {report['smallest']}": report["gain_smallest"],
+        f"{report['gain_each']['images']} more of every class": report["gain_each"],
+        "twice as many of all": report["gain_doubled"],
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")[["gain", "low", "high"]]
+
+
+def _gain(curve: Curve, more: int, share: float, deviation: float) -> dict[str, float]:
+    """Forecast the gain of `more` images of each class that the curve thins, as far as it may be extended."""
+    more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / share))
+    row = forecast(curve, [curve.sizes[-1] + more * share], deviation).iloc[0]
+    return {"images": more, "gain": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}

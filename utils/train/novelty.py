@@ -1,6 +1,7 @@
-"""None of the classes: how far an image's features lie from those of the classes, and whether that tells strangers."""
+"""Out-of-distribution images: how far an image lies from all classes, and whether that tells what is none of them."""
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,30 +9,33 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utils import parallel
 from utils.config import SEED
 from utils.cross_validation import OutOfFold, fold_parts
-from utils.intervals import resample_weights
-from utils.train.discriminant import fit_discriminants, principal_axes
-from utils.train.head import Views
+from utils.intervals import resample_weights, wilson_interval
+from utils.train.feature_table import FeatureTable
+from utils.train.head import fit_discriminants, principal_axes
 
 WEIGHTS = 2**15  # of the axes, unless there are as many classes: 64 KiB in the deployed file, in 16 bits each
 SHRINKAGE = 0.2
-KEPT = 0.95  # of known images, by the threshold
+KEPT = 0.95  # of images of the classes, by the threshold
 RESAMPLES = 500
-FITTED = 2000  # images, at most, to fit a detector to
+FITTED_IMAGES = 2000  # at most, to train on and to fit a detector to
+LEFT_OUT = 4  # classes, at most: each is a training
+WORKS = 0.7  # AUROC that the whole interval has to lie above
 
 
 class Detector(NamedTuple):
     """Distance to the nearest class, Mahalanobis++ (Müller and Hein 2025, arXiv 2505.18032): of features of length 1.
 
-    `weight` (K, D) and `bias` (K,) lead to the principal axes, in units of `spread` (K,), the standard deviation within
-    a class, and `centers` (C, K) are the classes' means there. Off these axes, distance is that from the `mean` (D,) of
-    all images, in units of `rest`.
+    `weight` (K, D) and `bias` (K,) lead to the principal axes, in units of `deviations` (K,), the standard deviations
+    within a class, and `centers` (C, K) are the classes' means there. Off these axes, distance is that from the `mean`
+    (D,) of all images, in units of `rest`.
     """
 
     weight: np.ndarray
     bias: np.ndarray
-    spread: np.ndarray
+    deviations: np.ndarray
     centers: np.ndarray
     mean: np.ndarray
     rest: np.ndarray
@@ -41,7 +45,7 @@ class Detector(NamedTuple):
         directions = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
         places = directions @ self.weight.T + self.bias
         nearest = np.square(places[:, None] - self.centers).sum(axis=2).min(axis=1)
-        off = np.square(directions - self.mean).sum(axis=1) - np.square(places * self.spread).sum(axis=1)
+        off = np.square(directions - self.mean).sum(axis=1) - np.square(places * self.deviations).sum(axis=1)
         return np.sqrt(nearest + off.clip(0) / self.rest**2)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -63,23 +67,23 @@ def fit_detector(features: np.ndarray, labels: np.ndarray) -> Detector:
     dimensions, axes = len(axes), axes[-count:]  # the last ones are the longest
     rows = (directions - mean) @ axes.T
     known = fit_discriminants(rows, labels, labels.max() + 1)
-    spread = np.sqrt(known.shrunk(SHRINKAGE))
-    weight = (known.basis / spread).T @ axes
+    deviations = np.sqrt(known.shrunk(SHRINKAGE))
+    weight = (known.basis / deviations).T @ axes
     off = np.square(directions - mean).sum() - np.square(rows).sum()
     rest = (1 - SHRINKAGE) * off / len(rows) / max(dimensions - len(axes), 1) + SHRINKAGE * known.variances.mean()
-    return Detector(weight, -weight @ mean, spread, known.means @ (known.basis / spread), mean, np.sqrt(rest))
+    return Detector(weight, -weight @ mean, deviations, known.means @ (known.basis / deviations), mean, np.sqrt(rest))
 
 
-def fit(network: nn.Module, views: Views, train: pd.DataFrame) -> Detector:
-    """Fit a detector to what a network sees of the images in `train`, rows of the table; 2,000 of them are enough."""
-    some = train.sample(min(FITTED, len(train)), random_state=SEED).sort_index()
-    return fit_detector(views.features_of(network, some), some["class"].to_numpy())
+def fit(network: nn.Module, table: FeatureTable, train: pd.DataFrame) -> Detector:
+    """Fit a detector to the last layer's features of the images in `train`; 2,000 of them are enough."""
+    sample = train.sample(min(FITTED_IMAGES, len(train)), random_state=SEED).sort_index()
+    return fit_detector(table.last_features_of(network, sample), sample["class"].to_numpy())
 
 
 def out_of_fold(
-    oof: OutOfFold, shipped: nn.Module, views: Views, index: pd.DataFrame, fold_of: np.ndarray
+    oof: OutOfFold, shipped: nn.Module, table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray
 ) -> np.ndarray:
-    """Measure how far each image (N,) of the table lies, by networks and detectors that saw neither it nor its group.
+    """Measure how far each image (N,) of `index` lies, by networks and detectors that saw neither it nor its group.
 
     `oof` has the networks of the folds `fold_of` (N,), as weights of the `shipped` one.
     """
@@ -87,15 +91,124 @@ def out_of_fold(
     for fold, (test, valid) in zip(oof.networks, fold_parts(index["class"], fold_of), strict=True):
         network = copy.deepcopy(shipped)
         network.load_state_dict(fold["state"], strict=False)
-        detector = fit(network, views, index[~test & ~valid])
-        distances[test] = detector.distances(views.features_of(network, index[test]))
+        detector = fit(network, table, index[~test & ~valid])
+        distances[test] = detector.distances(table.last_features_of(network, index[test]))
     return distances
 
 
 def threshold(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Find the distance that 95 % of known images (N,) keep below, and its 95 % interval by group."""
+    """Find the distance that 95 % of the classes' images (N,) keep below, and its 95 % interval by group."""
     weights = resample_weights(labels, groups, RESAMPLES)
     order = np.argsort(distances)
     shares = np.cumsum(weights[:, order], axis=1) / weights.sum(axis=1, keepdims=True)
     low, high = np.percentile(distances[order][(shares >= KEPT).argmax(axis=1)], [2.5, 97.5])
     return {"threshold": float(np.quantile(distances, KEPT)), "low": float(low), "high": float(high)}
+
+
+def leave_classes_out(
+    fit_network: Callable, table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray, shipped: nn.Module
+) -> pd.DataFrame:
+    """Train without a class, then predict it, among images of the others that were not trained on either.
+
+    `fit_network(train, valid)` returns a network, as it has returned the `shipped` one. Each class in turn, of many
+    four; of the others, two folds of `fold_of` (N,) are predicted. → a row per image: the class left_out, path, group,
+    whether it is outside the classes trained on, and its distance.
+    """
+    parts, jobs = fold_parts(index["class"], fold_of), []
+    names = np.random.default_rng(SEED).permutation(index["class"].unique())[:LEFT_OUT]
+    for number, name in enumerate(names):
+        outside = (index["class"] == name).to_numpy()
+        possible = [part for part in parts[number:] + parts[:number] if _on_all_sides(*part, outside)]
+        jobs += [(name, outside, *part) for part in possible[:1]]  # none where there are so few groups
+
+    def measure(job: tuple) -> pd.DataFrame:
+        name, outside, test, valid = job
+        train = index[~test & ~valid & ~outside]
+        train = train.sample(min(FITTED_IMAGES, len(train)), random_state=SEED).sort_index()
+        network, shown = fit_network(train, index[valid & ~outside]), index[test | valid | outside]
+        distances = fit(network, table, train).distances(table.last_features_of(network, shown))
+        columns = {"left_out": name, "outside": shown["class"] == name, "distance": distances}
+        return shown[["path", "group"]].assign(**columns)
+
+    tables = list(parallel.run(measure, jobs, "classes left out", table.threads(shipped)))
+    return pd.concat(tables or [pd.DataFrame(columns=["left_out", "path", "group", "outside", "distance"])])
+
+
+def _on_all_sides(test: np.ndarray, valid: np.ndarray, outside: np.ndarray) -> bool:
+    """Tell whether images of the other classes are left to train on, to choose the epoch on, and to predict."""
+    inside = ~outside
+    return bool((inside & ~test & ~valid).any() and (inside & valid).any() and (inside & test).any())
+
+
+def score(shown: pd.DataFrame) -> dict[str, float]:
+    """Score the table of `leave_classes_out`: `auroc`, its 95 % interval by group (`low`, `high`), and `caught`.
+
+    Means over the classes left out. Caught is the share of their images that lie beyond 95 % of the others. Detection
+    `works` if the whole interval lies above 0.7, from where Hosmer and Lemeshow 2000 call a discrimination acceptable.
+    """
+    curves, caught = [], []
+    for _, table in shown.groupby("left_out"):
+        outside, distances = table["outside"].to_numpy(bool), table["distance"].to_numpy(float)
+        weights = resample_weights(outside, table["group"].to_numpy(), RESAMPLES)
+        curves.append(_auroc(distances, outside, np.concatenate([np.ones((1, len(table))), weights])))
+        caught.append((distances[outside] > np.quantile(distances[~outside], KEPT)).mean())
+    if not curves:  # so few groups that no class could be left out
+        return {"auroc": np.nan, "low": np.nan, "high": np.nan, "caught": np.nan, "works": False}
+    auroc, *resampled = np.mean(curves, axis=0)
+    low, high = map(float, np.percentile(resampled, [2.5, 97.5]))
+    return {"auroc": float(auroc), "low": low, "high": high, "caught": float(np.mean(caught)), "works": low > WORKS}
+
+
+def _auroc(distances: np.ndarray, outside: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Say how often an image outside lies farther, ties counting half, under rows of weights (B, N); → (B,)."""
+    farther = (np.sign(distances[outside][:, None] - distances[~outside]) + 1) / 2
+    out, inside = weights[:, outside], weights[:, ~outside]
+    return (out @ farther * inside).sum(axis=1) / (out.sum(axis=1) * inside.sum(axis=1))
+
+
+def evaluate(
+    fit_network: Callable,
+    table: FeatureTable,
+    index: pd.DataFrame,
+    oof: OutOfFold,
+    fold_of: np.ndarray,
+    shipped: nn.Module,
+) -> tuple[Detector, dict]:
+    """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
+
+    `fold_of` (N,) are the folds behind `oof`. Returns the detector and, for the report: `auroc`, `caught`, `works` and
+    `threshold` with their intervals, and `kept`, the share of the test part that is not called unknown.
+    """
+    known = (index["split"] != "test").to_numpy()
+    scored = score(leave_classes_out(fit_network, table, index[known], fold_of[known], shipped))
+    distances = out_of_fold(oof, shipped, table, index, fold_of)[known]
+    limit = threshold(distances, oof.labels[known], index["group"].to_numpy()[known])
+    detector, test = fit(shipped, table, index[index["split"] == "train"]), index[~known]
+    kept = int((detector.distances(table.last_features_of(shipped, test)) <= limit["threshold"]).sum())
+    return detector, {
+        "auroc": scored["auroc"],
+        "auroc_ci95": [scored["low"], scored["high"]],
+        "caught": scored["caught"],
+        "works": scored["works"],
+        "kept": kept / len(test),
+        "kept_ci95": wilson_interval(kept, len(test)),
+        "threshold": limit["threshold"],
+        "threshold_ci95": [limit["low"], limit["high"]],
+    }
+
+
+def describe(report: dict) -> str:
+    """Say in Markdown what `evaluate` reports: whether the deployed file will tell photos of other things."""
+    if np.isnan(report["auroc"]):
+        return "Too few groups to leave a class out: whatever the deployed file is shown, it names one of its classes."
+    low, high = report["auroc_ci95"]
+    found = f"Out-of-distribution photos: AUROC **{report['auroc']:.2f}** ({low:.2f} to {high:.2f})"
+    if not report["works"]:
+        return (
+            f"{found}; the lower end has to exceed {WORKS}, so detection stays off: whatever the deployed file is "
+            "shown, it names one of its classes."
+        )
+    return (
+        f"{found}. Shown a class that it was not trained on, the deployed file says `unknown` {report['caught']:.0%} "
+        f"of the time: beyond a distance of {report['threshold']:.2f}, which 95 % of the classes' own images keep."
+    )

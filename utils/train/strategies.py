@@ -1,93 +1,168 @@
-"""Strategies against imbalance, compared on heads; and whether an augmentation gives the class away."""
+"""Strategies against imbalance, compared on the same folds, and the one that ships."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils import parallel
-from utils.config import THREADS
-from utils.cross_validation import grouped_folds
-from utils.datasets import ImageDataset, make_loader
+from utils.config import SEED, listing, require
+from utils.cross_validation import fit_and_predict, grouped_folds
+from utils.datasets import ImageDataset
 from utils.intervals import macro_f1_difference_interval
 from utils.metrics import macro_f1
-from utils.model import predict
-from utils.train.head import Views, fit_head
+from utils.train.feature_table import FeatureTable, extract
+from utils.train.head import Head
 
-BASELINE = "minority only"
+DEFAULT = "minority"
 IMAGES = 1000  # to compare on, at most
+ARTEFACTS = 0.10  # share of varied images of other classes, from which on variation itself is taken for the minority
 
 
-def heads_out_of_fold(strategies: Sequence[tuple[Views, str | None]]) -> list[np.ndarray]:
-    """Predict N images by heads that saw neither them nor their group; → logits (N, C) of each strategy.
+class Strategy(NamedTuple):
+    """What is done for the classes that are short of images.
 
-    A strategy is views and a class weight; the views are any selection and repetition of rows that begins with the N
-    images as they are. There are five folds or fewer, and a task is a fold of one strategy.
+    `augmented` lists the labels whose images are varied at random, `class_weight` "balanced" weighs classes alike, and
+    with `oversample` images are repeated until all classes have as many.
     """
-    logits, jobs = [], []
-    for number, (views, _) in enumerate(strategies):
-        images = len(np.unique(views.paths))
-        labels, groups = views.labels[:images], views.groups[:images]
-        logits.append(np.zeros((images, labels.max() + 1)))
-        jobs += [(number, *fold) for fold in grouped_folds(labels, groups)]
 
-    def answer(job: tuple[int, np.ndarray, np.ndarray]) -> np.ndarray:
-        number, train, test = job
-        views, class_weight = strategies[number]
-        known = pd.Index(views.paths).isin(views.paths[train])
-        weight, bias = fit_head(views.take(known), logits[number].shape[1], class_weight)
-        return views.features[test] @ weight.T + bias
+    name: str
+    augmented: Sequence[int] = ()
+    class_weight: str | None = None
+    oversample: bool = False
 
-    for (number, _, test), answered in zip(jobs, parallel.run(answer, jobs, "strategies", THREADS), strict=True):
-        logits[number][test] = answered
-    return logits
+    def rows(self, table: FeatureTable) -> np.ndarray:
+        """Select, and perhaps repeat, the rows of a table to fit a last layer to; → positions."""
+        plain = np.flatnonzero(table.as_they_are)
+        if self.oversample:
+            return self.repeat(plain, table.labels[plain])
+        return np.flatnonzero(table.as_they_are | np.isin(table.labels, self.augmented))
+
+    def repeated(self, train: pd.DataFrame) -> pd.DataFrame:
+        """Repeat the images in `train`, rows of the table of images, if this is oversampling."""
+        return train.iloc[self.repeat(np.arange(len(train)), train["class"].factorize()[0])]
+
+    def repeat(self, positions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Repeat positions (N,) of images with `labels` (N,) if this is oversampling."""
+        if not self.oversample:
+            return positions
+        counts = np.bincount(labels)
+        more = [np.resize(positions[labels == label], counts.max() - counts[label]) for label in np.unique(labels)]
+        return np.concatenate([positions, *more])
 
 
-def compare_strategies(views: Views, minority: Sequence[int]) -> pd.DataFrame:
-    """Score five strategies against imbalance, on the same folds; → a row each: macro_f1, difference, low, high.
-
-    `views` have random versions of all classes. The difference is to augmenting the `minority` only, paired, with its
-    95 % interval by group.
-    """
-    as_they_are = ~pd.Index(views.paths).duplicated()
-    plain = np.flatnonzero(as_they_are)
-    labels, groups = views.labels[plain], views.groups[plain]
-    counts = np.bincount(labels)
-    repeated = [np.resize(plain[labels == label], counts.max() - counts[label]) for label in np.unique(labels)]
-    chosen = {
-        BASELINE: np.flatnonzero(as_they_are | np.isin(views.labels, minority)),
-        "none": plain,
-        "all classes": np.arange(len(views.labels)),
-        "class weights": plain,
-        "oversampling": np.concatenate([plain, *repeated]),
+def strategies(minority: Sequence[int], num_classes: int) -> dict[str, Strategy]:
+    """Name the five strategies; the first is that of the original: vary the images of the minority only."""
+    return {
+        DEFAULT: Strategy("minority only", minority),
+        "none": Strategy("none"),
+        "all": Strategy("all classes", range(num_classes)),
+        "class weights": Strategy("class weights", class_weight="balanced"),
+        "oversampling": Strategy("oversampling", oversample=True),
     }
 
-    weights = {"class weights": "balanced"}
-    logits = heads_out_of_fold([(views.take(rows), weights.get(name)) for name, rows in chosen.items()])
-    answers = {name: values.argmax(axis=1) for name, values in zip(chosen, logits, strict=True)}
-    table = pd.DataFrame(index=list(chosen), columns=["macro_f1", "difference", "low", "high"], dtype=float)
-    for name, predictions in answers.items():
-        table.loc[name, "macro_f1"] = macro_f1(labels, predictions, len(counts))
-        interval = macro_f1_difference_interval(labels, answers[BASELINE], predictions, len(counts), groups)
-        table.loc[name, ["low", "high"]] = interval
-    table["difference"] = table["macro_f1"] - table.loc[BASELINE, "macro_f1"]
-    table.loc[BASELINE, ["low", "high"]] = 0.0  # it is compared with itself
-    return table
 
+def compare_on(
+    network: nn.Module,
+    image_set: Callable[..., ImageDataset],
+    index: pd.DataFrame,
+    minority: Sequence[str],
+    versions: int,
+    cache: Path,
+) -> pd.DataFrame:
+    """Compare the strategies on at most 1,000 images of `index`, none of the test part; → the table of `compare`.
 
-def artefact_rate(
-    model: nn.Module, plain: ImageDataset, varied: ImageDataset, minority: Sequence[int], epochs: int
-) -> float | None:
-    """Share of images of other classes that are taken for the `minority` only once the augmentation has varied them.
-
-    `plain` and `varied` show the same images; `varied` is drawn anew in each of the `epochs`. None without a minority.
+    It is empty where no class is short of images.
     """
     if not minority:
-        return None
-    before = predict(model, make_loader(plain))[0].argmax(axis=1)
-    taken = []
-    for epoch in range(1, epochs + 1):
-        after = predict(model, make_loader(varied.in_epoch(epoch)))[0].argmax(axis=1)
-        taken.append(~np.isin(before, minority) & np.isin(after, minority))
-    return float(np.mean(taken))
+        return pd.DataFrame()
+    classes = sorted(index["class"].unique())
+    known = index[index["split"] != "test"]
+    known = known.sample(min(IMAGES, len(known)), random_state=SEED).sort_index()
+    table = extract(network, image_set, known, dict.fromkeys(classes, versions), cache)
+    return compare(table, [classes.index(name) for name in minority])
+
+
+def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
+    """Score the strategies on the same folds by group; → a row each: macro_f1, difference, low, high, artefact_rate.
+
+    The table has random versions of all classes. The difference is to varying the `minority` only, paired, with its
+    95 % interval by group. The artefact rate is the share of varied images of other classes that a head takes for the
+    minority although it does not take the image itself for it.
+    """
+    plain, labels = np.flatnonzero(table.as_they_are), table.labels[table.as_they_are]
+    num_classes = labels.max() + 1
+    compared = strategies(minority, num_classes)
+    image_of = pd.Index(table.paths[plain]).get_indexer(table.paths)
+    jobs, held_out = [], []
+    for strategy in compared.values():
+        head = Head(table.sizes, num_classes, strategy.class_weight)
+        for train, test in grouped_folds(labels, table.groups[plain]):
+            known = np.flatnonzero(np.isin(image_of, train))
+            held_out.append(np.flatnonzero(np.isin(image_of, test)))
+            jobs.append((head, known[strategy.rows(table.take(known))], held_out[-1]))
+    predictions = np.zeros((len(compared), len(table.labels)), dtype=int)
+    found = fit_and_predict(table.features, table.labels, table.groups, jobs, "strategies")
+    for number, (rows, probabilities) in enumerate(zip(held_out, found, strict=True)):
+        predictions[number * len(compared) // len(jobs), rows] = probabilities.argmax(axis=1)
+    rows = {}
+    for key, predicted in zip(compared, predictions, strict=True):
+        score = macro_f1(labels, predicted[plain], num_classes)
+        interval = 0.0, 0.0  # the first is compared with itself
+        if key != DEFAULT:
+            first = predictions[0][plain]
+            interval = macro_f1_difference_interval(labels, first, predicted[plain], num_classes, table.groups[plain])
+        rows[key] = score, *interval, _artefact_rate(predicted, image_of, table.labels, minority)
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high", "artefact_rate"])
+    frame.insert(1, "difference", frame["macro_f1"] - frame.loc[DEFAULT, "macro_f1"])
+    return frame
+
+
+def _artefact_rate(predicted: np.ndarray, image_of: np.ndarray, labels: np.ndarray, minority: Sequence[int]) -> float:
+    """Count varied images of other classes that are taken for the minority only once they were varied."""
+    varied = np.arange(len(labels)) >= image_of.max() + 1
+    others = varied & ~np.isin(labels, minority)
+    before, after = np.isin(predicted[image_of[others]], minority), np.isin(predicted[others], minority)
+    return float((after & ~before).mean()) if others.any() else 0.0
+
+
+def choose(
+    augment: str | None, compared: pd.DataFrame, minority: Sequence[str], classes: Sequence[str]
+) -> tuple[Strategy, dict[str, str]]:
+    """Take the strategy that the setting AUGMENT names or, if that is None, choose one by the table of `compare`.
+
+    That is to vary the minority only, unless another strategy is better beyond doubt, or unless variation gives the
+    class away. Returns it, and its `name` and the `reason` for the report. Raises InputError where AUGMENT or MINORITY
+    make no sense.
+    """
+    classes = list(classes)
+    require(set(minority) <= set(classes), f"MINORITY {minority}: there are only {listing(classes)}")
+    known = strategies([classes.index(name) for name in minority], len(classes))
+    require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
+    if augment:
+        key, reason = augment, "as AUGMENT says"
+    elif compared.empty:
+        key, reason = "none", "no class is short of images, so there is nothing to balance"
+    else:
+        key, reason = _best(compared)
+    return known[key], {"name": known[key].name, "reason": reason}
+
+
+def _best(compared: pd.DataFrame) -> tuple[str, str]:
+    better = compared[compared["low"] > 0]
+    if len(better):
+        key = str(better["macro_f1"].idxmax())
+        gain, low, high = better.loc[key, ["difference", "low", "high"]]
+        return key, f"better than augmenting the minority only: macro-F1 {gain:+.3f} ({low:+.3f} to {high:+.3f})"
+    artefacts = compared.loc[DEFAULT, "artefact_rate"]
+    if artefacts > ARTEFACTS:
+        key = str(compared.loc[["none", "class weights", "oversampling"], "macro_f1"].idxmax())
+        return key, (
+            f"augmenting the minority only marks it: {artefacts:.0%} of the other classes' images are taken for it "
+            "once they are turned and mirrored"
+        )
+    return DEFAULT, "no other strategy is better beyond doubt"

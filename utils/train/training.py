@@ -2,31 +2,25 @@
 
 import copy
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import InputError, listing, relative, require
+from utils.config import InputError, require
+from utils.datasets import ImageDataset, make_loader
 from utils.metrics import cross_entropy, macro_f1
-from utils.model import DEVICE, classifier_names, one_thread_if_small
+from utils.model import DEVICE, classifier_names, one_thread_if_small, predict
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 HEAD_RATE = 3  # times the learning rate of the pretrained layers
-
-
-def augmented_classes(augment: str, minority: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Name the classes to augment: all, none, or the minority. Raises InputError for a setting that makes no sense."""
-    require(set(minority) <= set(classes), f"MINORITY {minority}: there are only {listing(classes)}")
-    choices = {"minority": list(minority), "all": list(classes), "none": []}
-    require(augment in choices, f"AUGMENT {augment!r}: use 'minority', 'all' or 'none'")
-    return choices[augment]
 
 
 def default_epochs(arch: str) -> int:
@@ -47,17 +41,27 @@ def make_optimizer(model: nn.Module, learning_rate: float, steps: int) -> tuple[
 
 
 def train_epoch(
-    model: nn.Module, loader: DataLoader, optimizer: Optimizer, schedule: LRScheduler | None = None
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: Optimizer,
+    schedule: LRScheduler | None = None,
+    class_weight: str | None = None,
 ) -> float:
     """Run one epoch of cross-entropy training, a step of the schedule per batch; return the mean loss per image.
 
-    Raises InputError as soon as the loss is no longer a number: the weights are lost from then on.
+    With `class_weight` "balanced", the images of a class weigh together as much as those of another. Raises InputError
+    as soon as the loss is no longer a number: the weights are lost from then on.
     """
     model.train()
-    total, seen = 0.0, 0
+    total, seen, weight = 0.0, 0, None
+    if class_weight:
+        labels = loader.dataset.labels
+        balanced = np.ones(model.get_classifier().out_features)
+        balanced[np.unique(labels)] = compute_class_weight(class_weight, classes=np.unique(labels), y=labels)
+        weight = torch.tensor(balanced, dtype=torch.float32, device=DEVICE)
     with one_thread_if_small(model):
         for images, labels in loader:
-            loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
+            loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE), weight)
             if not math.isfinite(loss.item()):
                 raise InputError(f"the training loss became {loss.item()}: lower LEARNING_RATE and run training again")
             optimizer.zero_grad()
@@ -75,6 +79,16 @@ def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return cross_entropy(logits, labels), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
 
 
+def check_reloaded(model: nn.Module, valid: ImageDataset, metrics: dict) -> None:
+    """Make sure that a network read from disk is that of the best epoch, by its loss on the validation images."""
+    loss, _ = score(*predict(model, make_loader(valid)))
+    require(
+        bool(np.isclose(loss, metrics["valid_loss"], rtol=0.02, atol=1e-3)),
+        f"the checkpoint has a validation loss of {loss:.4f}, its best epoch had {metrics['valid_loss']:.4f}: "
+        "run train.ipynb again",
+    )
+
+
 def best_epoch(history: pd.DataFrame) -> int:
     """Find the epoch with the highest valid_macro_f1; ties go to the lower valid_loss, then to the earlier one."""
     require(len(history) > 0, "no epoch was finished, so there is no network to go on with: run training again")
@@ -84,84 +98,31 @@ def best_epoch(history: pd.DataFrame) -> int:
 class Record:
     """What a training has reached: the `history`, a row per epoch, and the best epoch's weights.
 
-    It lives in memory or, with paths, on disk: the best epoch's checkpoint with `details` (arch, classes,
-    preprocessing, split_hash), and the last epoch's with all that resuming needs and compares, `settings` among it.
+    They stay in memory or, with a path, on disk: the best epoch's checkpoint with `details` (arch, classes,
+    preprocessing, split_hash).
     """
 
-    def __init__(
-        self,
-        best_path: Path | None = None,
-        last_path: Path | None = None,
-        details: dict | None = None,
-        settings: dict | None = None,
-        resume: bool = False,
-    ):
-        self.best_path = best_path
-        self.last_path = last_path
+    def __init__(self, path: Path | None = None, details: dict | None = None):
+        self.path = path
         self.details = details or {}
-        self.settings = settings or {}
-        self.resume = resume
         self.history = pd.DataFrame(columns=HISTORY, dtype=float)
         self.best_weights: dict = {}
 
-    def start(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
-        """Begin a training or, to resume one, load what its last epoch left on disk.
-
-        Raises InputError when details or settings are no longer those of the training on disk.
-        """
-        self.model = model
-        self.optimizer = optimizer
-        self.schedule = schedule
-        if not self.resume or not self.last_path.exists():
-            return
-        last = load_checkpoint(self.last_path)
-        before = last.get("settings", {})
-        changed = [name for name, value in self.details.items() if last.get(name) != value]
-        changed += [name for name, value in self.settings.items() if before.get(name) != value]
-        require(
-            not changed,
-            f"{relative(self.last_path)} was trained with another {' and '.join(changed)}: "
-            "set it as it was to go on, or RESUME = False to start again",
-        )
-        model.load_state_dict(last["state_dict"])
-        optimizer.load_state_dict(last["optimizer"])
-        schedule.load_state_dict(last["schedule"])
-        self.history = pd.DataFrame(last["history"], columns=HISTORY, dtype=float)
-
-    @property
-    def next_epoch(self) -> int:
-        """The first epoch that is still to come; epoch 0 is the head alone."""
-        return len(self.history)
-
-    def add(self, train_loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
+    def add(self, model: nn.Module, train_loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add an epoch by its training loss (nan for epoch 0) and its logits (N, C) on the validation images."""
-        epoch = self.next_epoch
+        epoch = len(self.history)
         valid_loss, valid_macro_f1 = score(logits, labels)
         self.history.loc[epoch] = train_loss, valid_loss, valid_macro_f1
-        if best_epoch(self.history) == epoch:
-            self._keep_best({"epoch": epoch, "valid_loss": valid_loss, "valid_macro_f1": valid_macro_f1})
-        if self.last_path:
-            self._keep_last()
-
-    def _keep_best(self, metrics: dict) -> None:
-        if self.best_path:
-            save_checkpoint(self.best_path, self.model, **self.details, metrics=metrics)
+        if best_epoch(self.history) != epoch:
+            return
+        metrics = {"epoch": epoch, "valid_loss": valid_loss, "valid_macro_f1": valid_macro_f1}
+        if self.path:
+            save_checkpoint(self.path, model, **self.details, metrics=metrics)
         else:
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+            self.best_weights = copy.deepcopy(model.state_dict())
 
-    def _keep_last(self) -> None:
-        save_checkpoint(
-            self.last_path,
-            self.model,
-            **self.details,
-            settings=self.settings,
-            history=self.history.to_numpy().tolist(),
-            optimizer=self.optimizer.state_dict(),
-            schedule=self.schedule.state_dict(),
-        )
-
-    def best_model(self) -> nn.Module:
+    def best_model(self, model: nn.Module) -> nn.Module:
         """Put the best epoch's weights back into the network; → it."""
-        weights = load_checkpoint(self.best_path)["state_dict"] if self.best_path else self.best_weights
-        self.model.load_state_dict(weights)
-        return self.model
+        weights = load_checkpoint(self.path)["state_dict"] if self.path else self.best_weights
+        model.load_state_dict(weights)
+        return model

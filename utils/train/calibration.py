@@ -5,6 +5,10 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from utils.cross_validation import OutOfFold
+
+LEAST_COVERAGE = 0.1  # of the images that a threshold of abstention has to answer
+
 
 def to_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Turn logits (N, C) into probabilities, less sure the higher the temperature is."""
@@ -55,17 +59,23 @@ def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
 def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
     """Find the lowest confidence at which what is answered is right as often as `accuracy` asks.
 
-    0 when all may be answered, 1 when no threshold is enough.
+    0 where all may be answered; 0, too, where only a threshold that answers less than a tenth would be enough: that is
+    no classifier.
     """
     table = coverage_accuracy(probabilities, labels)
-    sufficient = table[table["accuracy"] >= accuracy]
+    sufficient = table[(table["accuracy"] >= accuracy) & (table["coverage"] >= LEAST_COVERAGE)]
     if sufficient.empty:
-        return 1.0
+        return 0.0
     lowest = sufficient.iloc[-1]
     return 0.0 if lowest["coverage"] == 1 else float(lowest["threshold"])
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, fold_of: np.ndarray, accuracy: float) -> tuple[float, float]:
-    """Fit temperature and abstain threshold to out-of-fold logits (N, C) of the folds `fold_of` (N,)."""
-    probabilities = tempered_out_of_fold(logits, labels, fold_of)
+def calibrate(oof: OutOfFold, index: pd.DataFrame, fold_of: np.ndarray, accuracy: float) -> tuple[float, float]:
+    """Fit temperature and threshold of abstention out of fold, without the test part of `index` (N,).
+
+    `fold_of` (N,) are the folds of the first repeat; `accuracy` is the share of answers that are to be right.
+    """
+    known = (index["split"] != "test").to_numpy()
+    logits, labels = oof.logits[0, known], oof.labels[known]
+    probabilities = tempered_out_of_fold(logits, labels, fold_of[known])
     return fit_temperature(logits, labels), abstain_threshold(probabilities, labels, accuracy)
