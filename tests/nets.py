@@ -11,7 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType
 from torch import nn
 
 from bench.notebooks import define
-from utils.onnx_quant.calibration import CalibrationSet
+from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import Recipe
 
 CLASSES = ["사과", "cherry", "tomato"]

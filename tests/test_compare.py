@@ -23,11 +23,11 @@ from utils.compare_models.models import (
 )
 from utils.compare_models.predictor import Predictor
 from utils.config import ROOT, InputError
-from utils.cross_validation import save_answers
+from utils.cross_validation import keep_answers
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.model import ConvNet
-from utils.onnx_quant.onnx_file import check_parity
+from utils.onnx_quant.export import check_parity
 from utils.report import update_report
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
@@ -186,7 +186,7 @@ def folds(tmp_path, photos):
     for name in ("split.csv", "fine_tuned_net.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     made_from = {"split": sha256(tmp_path / "split.csv"), "model": sha256(tmp_path / "fine_tuned_net.pth")}
-    save_answers(tmp_path / "out_of_fold_net.npz", index["path"], logits, **made_from, recipe="U8S8")
+    keep_answers(tmp_path / "out_of_fold_net.npz", index["path"], lambda: logits, **made_from, recipe="U8S8")
     update_report(tmp_path, "quantization", {"fold_networks": 3})
     return tmp_path, index, logits
 

@@ -23,9 +23,9 @@ from nbformat.v4 import new_code_cell
 from PIL import Image
 
 from utils.config import InputError
-from utils.cross_validation import save_answers
+from utils.cross_validation import keep_answers
 from utils.files import sha256
-from utils.onnx_quant.onnx_file import write_metadata
+from utils.onnx_quant.export import write_metadata
 from utils.page import evidence, page, tryout
 from utils.predict import Classifier
 from utils.report import environment
@@ -290,7 +290,8 @@ def rename_classes(project: Path, name: str, new: dict[str, str]) -> Path:
     with np.load(run / "out_of_fold_conv_net.npz") as file:
         logits = {kind: file[kind] for kind in ("onnx", "int8")}
     hashes = {"split": sha256(renamed / "split.csv"), "model": sha256(renamed / "fine_tuned_conv_net.pth")}
-    save_answers(renamed / "out_of_fold_conv_net.npz", table.loc[table["split"] != "refused", "path"], logits, **hashes)
+    paths = table.loc[table["split"] != "refused", "path"]
+    keep_answers(renamed / "out_of_fold_conv_net.npz", paths, lambda: logits, **hashes)
     notebook = nbformat.read(project / "runs" / "train.ipynb", as_version=4)
     notebook.cells.append(new_code_cell(f"NAME = {name!r}", metadata={"tags": ["injected-parameters"]}))
     (project / "runs" / name).mkdir()

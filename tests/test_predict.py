@@ -15,7 +15,7 @@ from PIL import Image
 from utils.datasets import evaluation_transform
 from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked, write_deployable
-from utils.onnx_quant.onnx_file import write_metadata
+from utils.onnx_quant.export import write_metadata
 from utils.session import run_model
 from utils.train.novelty import fit_detector
 

@@ -15,8 +15,8 @@ from utils.config import CHECKPOINTS, ROOT, InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model, load_model, replace_classifier
-from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.graph import prepare
+from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import type_recipes
 
 INT8 = "the INT8 file"

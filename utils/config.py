@@ -1,7 +1,5 @@
 """Paths, settings, the seed, the machine, and errors that the user can mend."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os
@@ -12,12 +10,8 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -81,13 +75,13 @@ def seed_everything(seed: int = SEED) -> None:
 
 
 @cache
-def device() -> torch.device:
-    """Say on what networks compute: on cuda or mps where there is one; imports torch only when asked."""
+def device() -> str:
+    """Name what networks compute on: cuda or mps where there is one."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def cpu_info() -> dict:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from utils import parallel
 from utils.config import SEED, THREADS, InputError, relative
-from utils.files import likely_cause, whole_file
+from utils.files import likely_cause, remembered_arrays
 from utils.intervals import codes
 from utils.model import classifier_names
 
@@ -181,21 +181,17 @@ def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
 
 
 def keep_answers(
-    path: Path, images: pd.Series, compute: Callable[[], dict[str, np.ndarray]], **made_from: str
+    path: Path, images: pd.Series, compute: Callable[[], dict], parts: Sequence[object] = (), **made_from: str
 ) -> dict[str, np.ndarray]:
-    """Read the out-of-fold logits in a file, or, if it was not `made_from` the same, compute them and write it."""
-    try:
-        return load_answers(path, images, **made_from)
-    except InputError:
-        logits = compute()
-        save_answers(path, images, logits, **made_from)
-    return logits
+    """Return each model's out-of-fold logits (N, C) for `images`, paths (N,), computed anew if anything has changed.
 
-
-def save_answers(path: Path, images: pd.Series, logits: dict[str, np.ndarray], **made_from: str) -> None:
-    """Write each model's out-of-fold logits (N, C) for `images`, paths (N,), and what they were `made_from`."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, images=images.to_numpy(str), made_from=json.dumps(made_from), **logits)
+    The file remembers them by the `parts` that they depend on, as `files.remembered_arrays` does, and tells whoever
+    reads it what they were `made_from`.
+    """
+    about = {"images": images.to_numpy(str), "made_from": np.array(json.dumps(made_from))}
+    parts = [*parts, made_from, images.tolist()]
+    found = remembered_arrays(path, parts, lambda: compute() | about)
+    return {name: values for name, values in found.items() if name not in about}
 
 
 def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
@@ -210,6 +206,7 @@ def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, n
         with np.load(path) as file:
             logits = {name: file[name] for name in file.files}
         known, before = logits.pop("images").tolist(), json.loads(str(logits.pop("made_from")))
+        del logits["key"]
     except Exception:  # numpy raises zip, EOF and value errors alike
         raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from None
     changed = [name for name, value in made_from.items() if before.get(name) != value]
