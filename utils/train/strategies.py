@@ -20,7 +20,7 @@ from utils.train.head import Head
 
 DEFAULT = "minority"
 IMAGES = 1000  # to compare on, at most
-ARTEFACTS = 0.10  # share of varied images of other classes, from which on variation itself is taken for the minority
+ARTEFACTS = 0.10  # share of varied images of other classes, from which on variation itself counts for the minority
 
 
 class Strategy(NamedTuple):
@@ -158,11 +158,11 @@ def _best(compared: pd.DataFrame) -> tuple[str, str]:
         key = str(better["macro_f1"].idxmax())
         gain, low, high = better.loc[key, ["difference", "low", "high"]]
         return key, f"better than augmenting the minority only: macro-F1 {gain:+.3f} ({low:+.3f} to {high:+.3f})"
-    artefacts = compared.loc[DEFAULT, "artefact_rate"]
-    if artefacts > ARTEFACTS:
-        key = str(compared.loc[["none", "class weights", "oversampling"], "macro_f1"].idxmax())
+    rates = compared["artefact_rate"]
+    if rates[DEFAULT] > ARTEFACTS:
+        key = str(compared.loc[rates <= ARTEFACTS if (rates <= ARTEFACTS).any() else rates.index, "macro_f1"].idxmax())
         return key, (
-            f"augmenting the minority only marks it: {artefacts:.0%} of the other classes' images are taken for it "
-            "once they are turned and mirrored"
+            f"with augmentation of the minority only, {rates[DEFAULT]:.0%} of the other classes' images are taken for "
+            f"it once they are turned and mirrored; so, {rates[key]:.0%}"
         )
     return DEFAULT, "no other strategy is better beyond doubt"
