@@ -72,11 +72,8 @@ def pairs_within(groups: pd.Series, looks: Looks, copies: Copies) -> pd.DataFram
             for name, likeness in (("colors", looks), ("features", copies)):
                 pairs[name] = likeness.select(members).distances(slice(None))[one, other]
             tables.append(pd.DataFrame(pairs))
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=["first", "second", "colors", "features"])
-    )
+    none = pd.DataFrame({"first": [], "second": [], "colors": [], "features": []}, dtype=float)  # numbers, not objects
+    return pd.concat(tables, ignore_index=True) if tables else none
 
 
 def pair_scores(groups: pd.Series, truth: pd.Series) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn import config_context
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
@@ -25,9 +26,24 @@ def compact(features: np.ndarray) -> np.ndarray:
     rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
     for batch in gen_batches(len(rows), BATCH_SIZE):  # all at once takes five times the memory of the rows
         scaler.partial_fit(rows[batch])
+    rows = scaler.transform(rows)
+    if not rows.any():  # all images are alike
+        return rows[:, :COMPONENTS]
     reduce = PCA(min(COMPONENTS, *features.shape), copy=False, random_state=SEED)
-    axes = reduce.fit_transform(scaler.transform(rows))
+    axes = reduce.fit_transform(rows)
     return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
+
+
+def explained(features: np.ndarray) -> np.ndarray:
+    """Share of the variance that each axis of `compact` features (N, D) explains: (D,)."""
+    variances = features.var(axis=0)
+    return variances / (variances.sum() or 1)
+
+
+def clusters(features: np.ndarray, number: int) -> np.ndarray:
+    """Put images into clusters by KMeans, fewer than `number` where fewer images differ; → each one's cluster (N,)."""
+    distinct = len(np.unique(features, axis=0))
+    return KMeans(min(number, distinct), n_init=10, random_state=SEED).fit_predict(features)
 
 
 def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:
