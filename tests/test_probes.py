@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from utils.cross_validation import out_of_fold
 from utils.eda import probes
-from utils.eda.probes import clusters, compact, label_suspects, outliers, permutation_p, predict
+from utils.eda.probes import clusters, compact, label_suspects, outliers, predict
 from utils.intervals import repeated_score
 
 
@@ -29,16 +29,6 @@ def test_knowledge_is_seen_and_ignorance_too(data):
     good = repeated_score(out_of_fold(linear, features, labels, groups), labels, groups)
     bad = repeated_score(out_of_fold(linear, noise, labels, groups), labels, groups)
     assert good["low"] > 0.8 > 0.6 > bad["high"] > 1 / 3 > bad["low"]
-    assert permutation_p(compact(features), labels, groups) < 0.02
-    assert permutation_p(compact(noise), labels, groups) > 0.02
-
-
-def test_permutations_that_are_scored_in_batches_give_the_same_p(data, monkeypatch):
-    features, labels, groups = data
-    noise = compact(np.random.default_rng(1).normal(size=features.shape))
-    at_once = permutation_p(noise, labels, groups)
-    monkeypatch.setattr(probes, "TARGETS_IN_MEMORY", 7 * len(labels) * 3)
-    assert permutation_p(noise, labels, groups) == at_once
 
 
 def test_rows_that_are_standardized_in_batches_are_the_same(data, monkeypatch):

@@ -1,6 +1,5 @@
 """The networks that are available, compared on the user's own photos, and the one to go on with."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,7 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import DataLoader
 
-from utils.config import CHECKPOINTS, ROOT, SEED, relative, require
+from utils.config import CHECKPOINTS, ROOT, SEED, require
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.eda.probes import frozen_features, predict
 from utils.features import to_onnx
@@ -74,7 +73,7 @@ def choose_network(
         arch = choose(table)
         return Comparison(arch, table, describe_choice(arch, table))
     table = compare_with(table, arch, found, photos)
-    return Comparison(arch, table, reason, describe_hint(arch, table, command(folder, run)))
+    return Comparison(arch, table, reason, describe_hint(arch, table))
 
 
 def load(arch: str, folder: Path, index: pd.DataFrame) -> tuple[nn.Module, DataLoader]:
@@ -211,28 +210,16 @@ def describe_choice(arch: str, table: pd.DataFrame) -> str:
     )
 
 
-def describe_hint(arch: str, table: pd.DataFrame, call: str) -> str:
-    """Say which network is better than `arch` beyond doubt, and how to `call` it; nothing if none is."""
+def describe_hint(arch: str, table: pd.DataFrame) -> str:
+    """Say which network is better than `arch` beyond doubt, and by how much; nothing if none is."""
     better = table[table["difference_low"] > 0]
     if better.empty:
         return ""
     name = better["macro_f1"].idxmax()
-    points = 100 * better.loc[name, ["difference", "difference_low", "difference_high"]].astype(float)
+    points, least, most = 100 * better.loc[name, ["difference", "difference_low", "difference_high"]].to_numpy(float)
     ratio = better.loc[name, "latency_ms"] / table.loc[arch, "latency_ms"]
-    return (
-        f"Try another network: {name} is about {points.iloc[0]:.0f} points better ({points.iloc[1]:.0f} to "
-        f"{points.iloc[2]:.0f}) than {arch} and takes {ratio:.1f} times as long: `{call} --arch {name}`"
-    )
-
-
-def command(folder: Path, run: Path) -> str:
-    """Write the call of run.py that works on these photos and this run."""
-    words = ["python", "run.py"]
-    if folder != EMBEDDED:
-        words += ["--data", relative(folder)]
-    if run != CHECKPOINTS:
-        words += ["--name", run.name]
-    return shlex.join(words)
+    slower = f"{ratio:.0f} times slower" if ratio > 1.5 else "about as fast"
+    return f"Try `--arch {name}`: about {points:.0f} points better ({least:.0f} to {most:.0f}) than {arch}, {slower}"
 
 
 def entries(table: pd.DataFrame) -> list[dict]:

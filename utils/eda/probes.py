@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
@@ -18,16 +18,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.config import SEED
-from utils.cross_validation import grouped_folds, out_of_fold
+from utils.cross_validation import out_of_fold
 from utils.eda.duplicates import color_histogram
 from utils.features import extract_features
 from utils.intervals import macro_f1_difference_interval, repeated_score, wilson_interval
-from utils.metrics import macro_f1
 from utils.model import randomised
 
 COMPONENTS = 100
 BATCH_SIZE = 1000  # rows whose squares are in memory at a time
-TARGETS_IN_MEMORY = 10_000_000  # of the permutation test: images times classes times permutations
 LINEAR = LogisticRegression(class_weight="balanced", max_iter=1000)
 FOREST = ExtraTreesClassifier(min_samples_leaf=5, class_weight="balanced", random_state=SEED)
 
@@ -129,35 +127,6 @@ def provable_recall(index: pd.DataFrame) -> pd.DataFrame:
     for trials in ("images", "groups"):
         table[f"recall, by {trials}"] = [wilson_interval(total, total)[0] for total in table[trials]]
     return table
-
-
-def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:
-    """Probability that features without any knowledge of the classes do as well (Ojala and Garriga 2010, test 1).
-
-    Whole groups swap their labels, which scikit-learn's `permutation_test_score` cannot do: it permutes within groups.
-    The score is macro-F1 of a ridge classifier, which is solved for many permutations at once; its penalty is the mean
-    squared length of a row.
-    """
-    generator = np.random.default_rng(SEED)
-    names, members = np.unique(groups, return_inverse=True)
-    of_group = np.zeros(len(names), dtype=np.int64)
-    of_group[members] = labels
-    drawn = np.stack([labels, *(generator.permutation(of_group)[members] for _ in range(permutations))])
-    folds, classes = grouped_folds(labels, groups), labels.max() + 1
-    batches = gen_batches(len(drawn), max(1, TARGETS_IN_MEMORY // (len(labels) * classes)))
-    scores = np.concatenate([_ridge_scores(features, drawn[batch], folds, classes) for batch in batches])
-    return float((scores >= scores[0]).mean())
-
-
-def _ridge_scores(features: np.ndarray, drawn: np.ndarray, folds: list, classes: int) -> np.ndarray:
-    """Macro-F1 (P,) of out-of-fold predictions for each row of labels (P, N)."""
-    predictions = np.zeros_like(drawn)
-    for train, test in folds:
-        targets = np.eye(classes)[drawn[:, train].T].reshape(len(train), -1)
-        ridge = Ridge((features**2).sum(axis=1).mean() or 1).fit(features[train], targets)
-        predictions[:, test] = ridge.predict(features[test]).reshape(len(test), -1, classes).argmax(axis=2).T
-    scores = [macro_f1(truth, predicted, classes) for truth, predicted in zip(drawn, predictions, strict=True)]
-    return np.array(scores)
 
 
 def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
