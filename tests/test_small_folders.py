@@ -144,8 +144,7 @@ def test_folder_goes_through(make, tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run_notebook("EDA", settings)
-    assert not {
-        str(warning.message) for warning in caught if issubclass(warning.category, UserWarning | RuntimeWarning)
-    }
+    kinds = UserWarning | RuntimeWarning
+    assert not {str(warning.message) for warning in caught if issubclass(warning.category, kinds)}
     for name in NOTEBOOKS[1:] if make in THROUGH_ALL else []:
         run_notebook(name, settings)
