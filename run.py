@@ -113,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("command", nargs="?", choices=["run", "page", "lab", "test"], default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
-    parser.add_argument("--arch", metavar="NAME", help="network: conv_net (default), efficientnet_lite0@128, auto, ...")
+    parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")

@@ -45,9 +45,7 @@ def fill(folder: Path, images: int, classes: int, side: int) -> None:
 
 def group(images: int, classes: int) -> None:
     """Group pictures in memory; called in a process of its own."""
-    from utils.eda.copies import Copies
-    from utils.eda.duplicates import duplicate_groups
-    from utils.eda.looks import describe_looks
+    from utils.eda.duplicates import Descriptor, describe_colors, group_by_looks
 
     generator = np.random.default_rng(0)
     numbers = np.arange(images)
@@ -56,10 +54,10 @@ def group(images: int, classes: int) -> None:
     index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
     index["pixels"] = index["path"]
     started = time.perf_counter()
-    looks = describe_looks(pictures, index["class"].to_numpy())
+    colors = describe_colors(pictures, index["class"].to_numpy())
     strangers = generator.normal(size=(images, 1280)).astype(np.float32)  # as many features as a network's
     strangers /= np.linalg.norm(strangers, axis=1, keepdims=True)
-    groups = duplicate_groups(index, [looks, Copies(strangers, threshold=0.1)])
+    groups = group_by_looks(index, [colors, [Descriptor(strangers, "cosine", unit=0.1)]])
     print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 

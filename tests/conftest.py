@@ -13,7 +13,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # settings that leave out repetition and other networks, and nothing else
-SETTINGS = ["GROUPS=", "NETWORKS=None", "FOLDS=3", "REPEATS=1", "FOLD_NETWORKS=1", "ROUNDS=4", "BATCH_SIZES=(1, 4)"]
+SETTINGS = ["ARCH=conv_net", "GROUPS=", "NETWORKS=None", "FOLDS=3", "REPEATS=1", "FOLD_NETWORKS=1", "ROUNDS=4"]
+SETTINGS += ["BATCH_SIZES=(1, 4)"]
 QUICK = [word for setting in SETTINGS for word in ("-p", setting)]
 LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "tests")
 

@@ -16,7 +16,7 @@ from conftest import fill_folder
 from PIL import Image
 
 from utils.config import InputError
-from utils.eda.duplicates import join_copies
+from utils.eda.duplicates import join_groups
 from utils.images import read_image, scan_folder
 from utils.split import load_index, save_index, split_index
 
@@ -145,7 +145,7 @@ def test_d11_a_loop_adds_nothing(tmp_path):
 
 def test_d12_a_copy_in_another_class_is_in_its_group(scanned):
     index, _ = scanned
-    groups = join_copies(index, index["path"])
+    groups = join_groups(index, index["path"])
     copies = groups[index["path"].isin(["apple/b in another class.png", "체리 pie/b.png"])]
     assert copies.nunique() == 1
     assert groups.nunique() == len(index) - 1

@@ -192,9 +192,8 @@ def test_setting_that_makes_no_sense_is_named(project, result, photos, name, set
 def test_changed_data_stops_the_later_notebooks(tmp_path, photos):
     project = copy_project(tmp_path / "project")
     data = fill_folder(tmp_path / "data", {"a": 9, "b": 9})
-    split_it = (
-        "import run, sys; sys.exit(run.execute('EDA', {'DATA': sys.argv[1], 'NAME': 'x'}, run.ROOT / 'EDA.ipynb'))"
-    )
+    settings = "{'DATA': sys.argv[1], 'NAME': 'x', 'ARCH': 'conv_net'}"
+    split_it = f"import run, sys; sys.exit(run.execute('EDA', {settings}, run.ROOT / 'EDA.ipynb'))"
     assert subprocess.run([sys.executable, "-c", split_it, data], cwd=project).returncode == 0
     (data / "a" / "000.jpg").write_bytes((data / "b" / "000.jpg").read_bytes())
     (data / "a" / "001.jpg").unlink()

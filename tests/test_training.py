@@ -201,7 +201,7 @@ def notebook_training(data, folder: Path, epochs: int, seed: int = 0) -> dict:
     """The transforms, the features and the training that train.ipynb shows, on a few images."""
     names = run_cells("train", ["imports", "parameters"], {})
     names.update(data=data[0], run=folder, index=data[1], classes=CLASSES, augmented=["tomato"], epochs=epochs)
-    names.update(SEED=seed, BATCH_SIZE=8, VIEWS=1)
+    names.update(ARCH="conv_net", SEED=seed, BATCH_SIZE=8, VIEWS=1)
     return run_cells("train", ["transforms", "views", "fit"], names)
 
 
@@ -290,7 +290,8 @@ def notebook_cells(project: Path, settings: dict) -> list[tuple[list[str], str]]
 
 def test_editing_the_loop_in_the_notebook_moves_the_number_to_quote(project, hard_photos):
     """As a user would: run all cells, edit the one with the loop, run it and those below it again."""
-    settings = {"DATA": str(hard_photos), "NAME": "edited", "FINE_TUNE_EPOCHS": 1, "FOLDS": 3, "REPEATS": 1}
+    settings = {"DATA": str(hard_photos), "NAME": "edited", "ARCH": "conv_net", "FINE_TUNE_EPOCHS": 1}
+    settings |= {"FOLDS": 3, "REPEATS": 1}
     cells = notebook_cells(project, settings)
     place = next(position for position, (tags, _) in enumerate(cells) if "fit" in tags)
     code = [source for _, source in cells]

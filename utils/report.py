@@ -37,16 +37,16 @@ def extend_report(run: Path, section: str, values: dict) -> None:
     _write(run, report)
 
 
-def chosen_arch(run: Path, arch: str) -> str:
-    """Return the network that EDA chose for a run if `arch` is "auto", and `arch` otherwise.
+def chosen_arch(run: Path, arch: str | None) -> str:
+    """Return the network that EDA went on with if `arch` is None or "auto", and `arch` otherwise.
 
     Raises InputError when EDA has not chosen any.
     """
-    if arch != "auto":
+    if arch not in (None, "auto"):
         return arch
     chosen = read_report(run).get("dataset", {}).get("arch")
     if not chosen:
-        raise InputError(f'{relative(run)} holds no network that EDA.ipynb chose: run it with ARCH = "auto" first')
+        raise InputError(f"{relative(run)} holds no network that EDA.ipynb chose: run EDA.ipynb first")
     return chosen
 
 

@@ -134,6 +134,18 @@ def count_leaks(groups: pd.Series, split: pd.Series) -> int:
     return int(pairs[1, 0]) // 2  # together by group, apart by part; every pair is counted twice
 
 
+def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
+    """Say what the report tells of groups and split, and how many leaks a split of single images would have."""
+    at_random = split_index(index.assign(group=index["path"]), seed)
+    return {
+        "groups": index["group"].nunique(),
+        "series": series_classes(index),
+        "split": index["split"].value_counts().to_dict(),
+        "leaks": count_leaks(index["group"], index["split"]),
+        "random_split_leaks": count_leaks(index["group"], at_random),
+    }
+
+
 def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
     """Write the manifest: every image with class, group, sha256 and part; refused files are listed as such."""
     rows = pd.concat([index, refused.assign(split=REFUSED)])

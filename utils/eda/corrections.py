@@ -1,14 +1,35 @@
-"""What a person decided about images: a file beside the results, as the data folder stays untouched."""
+"""What a person decided about images: lists beside the results, as the data folder stays untouched."""
 
+import csv
+import unicodedata
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from pandas.errors import ParserError, ParserWarning
 
 from utils.config import InputError, listing, relative
-from utils.eda.spreadsheet import COLUMNS, plain, read_list, write_list
+from utils.eda.probes import label_suspects, outliers
+from utils.files import whole_file
+from utils.images import count_skipped, scan_folder
 from utils.split import PARTS
 
+COLUMNS = ["path", "sha256", "action", "note"]
 DROP = "drop"
+FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
+OUTLIERS = 6
+
+
+def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
+
+    Raises InputError as `apply_corrections` does.
+    """
+    index, refused, counts = apply_corrections(run, *scan_folder(folder))
+    listed = refused[["path", "reason"]].to_dict("records")
+    section = {"images": len(index), "refused": listed, "skipped": count_skipped(folder), "corrections": counts}
+    return index, refused, section
 
 
 def apply_corrections(
@@ -21,7 +42,9 @@ def apply_corrections(
     many images were `relabelled` and `dropped`. Raises InputError naming all lines whose image is gone or has changed,
     whose action is no class, or that contradict each other, and the classes left with fewer than three images.
     """
-    decided = read_decisions(run)
+    known, filled = read_list(run / "corrections.csv"), read_list(run / "suspects.csv")
+    decided = pd.concat([known, filled])[COLUMNS]
+    decided = decided[decided["action"] != ""]
     files = pd.concat([index, refused])
     digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
     classes = {plain(name).casefold(): name for name in sorted(index["class"].unique())}
@@ -30,31 +53,39 @@ def apply_corrections(
             f"{relative(run / 'corrections.csv')} does not fit the images: {'; '.join(problems)}. Mend these lines or "
             "take them out (they may still stand in suspects.csv), and run EDA.ipynb again"
         )
-    decided = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
-    dropped = decided["action"].str.casefold() == DROP
-    corrected = index.copy()
-    corrected["class"] = decided["action"].str.casefold().map(classes).fillna(index["class"])
+    actions = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
+    dropped = actions["action"].str.casefold() == DROP
+    corrected = index.assign(**{"class": actions["action"].str.casefold().map(classes).fillna(index["class"])})
     _stop_at_small_classes(run / "corrections.csv", index["class"], corrected["class"][~dropped])
-    _move_decisions(run)
-    reasons = ("dropped by hand: " + decided["note"]).str.removesuffix(": ")
+    new = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
+    if len(new):  # EDA will write the suspects anew
+        write_list(run / "corrections.csv", pd.concat([known, new]))
+    reasons = ("dropped by hand: " + actions["note"]).str.removesuffix(": ")
     refused = pd.concat([refused, index.assign(reason=reasons).loc[dropped, refused.columns]])
-    relabelled = (corrected["class"] != index["class"]).sum()
-    counts = {"relabelled": int(relabelled), "dropped": int(dropped.sum())}
+    counts = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
     return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
 
 
-def read_decisions(run: Path) -> pd.DataFrame:
-    """Read the lines that have an action, in ``corrections.csv`` and in ``suspects.csv``, in COLUMNS."""
-    lists = [read_list(run / name)[COLUMNS] for name in ("corrections.csv", "suspects.csv")]
-    decided = pd.concat(lists, ignore_index=True)
-    return decided[decided["action"] != ""]
+def list_suspects(
+    index: pd.DataFrame, copies: np.ndarray, probability: np.ndarray, features: np.ndarray
+) -> pd.DataFrame:
+    """List the images to look at, the surest first: copies under two labels, label suspects, outliers.
 
-
-def save_decision(run: Path, image: pd.Series, action: str) -> None:
-    """Write what a person decided about an image, a row of the suspects, into ``corrections.csv``; other lines stay."""
-    known = read_list(run / "corrections.csv")
-    line = pd.DataFrame([image[COLUMNS]]).assign(action=action)
-    write_list(run / "corrections.csv", pd.concat([known[known["path"] != plain(image["path"])], line]))
+    `copies` (P, 2) are the positions of near-duplicates with two labels, probability (N, C) is out of fold, features
+    (N, D) are those of the images. Returns their rows of the index, with an empty `action` and a `note` that says why.
+    """
+    classes, labels = np.unique(index["class"], return_inverse=True)
+    names, paths, pixels = (index[column].to_numpy() for column in ("class", "path", "pixels"))
+    notes: dict[int, list[str]] = {}
+    for first, second in copies:
+        for image, other in ((first, second), (second, first)):
+            kind = "exact" if pixels[image] == pixels[other] else "near"
+            notes.setdefault(image, []).append(f"{kind} copy of {paths[other]} under {names[other]}")
+    for image, other in zip(*label_suspects(probability, labels), strict=True):
+        notes.setdefault(image, []).append(f"looks like {classes[other]} ({probability[image, other]:.2f})")
+    for image in outliers(features)[:OUTLIERS]:
+        notes.setdefault(image, []).append("outlier")
+    return index.iloc[list(notes)].assign(action="", note=["; ".join(reasons[:3]) for reasons in notes.values()])
 
 
 def write_suspects(run: Path, suspects: pd.DataFrame) -> pd.DataFrame:
@@ -65,12 +96,61 @@ def write_suspects(run: Path, suspects: pd.DataFrame) -> pd.DataFrame:
     return open_ones
 
 
-def _move_decisions(run: Path) -> None:
-    """Add to ``corrections.csv`` what was filled in in ``suspects.csv``, which EDA will write anew."""
-    known, filled = read_list(run / "corrections.csv"), read_list(run / "suspects.csv")
-    filled = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
-    if len(filled):
-        write_list(run / "corrections.csv", pd.concat([known, filled]))
+def read_list(path: Path) -> pd.DataFrame:
+    """Read COLUMNS and whatever a person added, all text; without the file, the list is empty.
+
+    Commas, semicolons or tabs part the columns, and paths may have backslashes, as spreadsheets on Windows write them.
+    Raises InputError when it cannot be read.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS, dtype=str)
+    options = {"sep": None, "engine": "python", "dtype": str, "encoding": "utf-8-sig", "keep_default_na": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # a cell too many would be lost
+            table = pd.read_csv(path, index_col=False, **options).fillna("").map(_as_typed)
+    except PermissionError:
+        raise InputError(f"{relative(path)} cannot be read: close it where it is open, and run this again") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{relative(path)} is not text in UTF-8: save it as “CSV UTF-8” in the spreadsheet") from None
+    except (ParserError, ParserWarning) as error:
+        reason = f"{error}. Text with a comma in it needs quotes; mend that, and run EDA.ipynb again"
+        raise InputError(f"{relative(path)} cannot be read: {reason}") from None
+    except csv.Error:  # there is nothing that could part columns
+        table = pd.DataFrame()
+    table.columns = [name.strip().lower() for name in table.columns]
+    if missing := [name for name in COLUMNS[:3] if name not in table]:
+        raise InputError(
+            f"{relative(path)} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}, as in the "
+            "suspects.csv that EDA.ipynb writes"
+        )
+    others = [name for name in table.columns if name not in COLUMNS]
+    return table[table["path"] != ""].assign(path=table["path"].map(plain)).reindex(columns=COLUMNS + others).fillna("")
+
+
+def write_list(path: Path, table: pd.DataFrame) -> None:
+    """Write a list with the delimiter that it had, as text to spreadsheets: in UTF-8 with its mark, no formulas."""
+    first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0] if path.exists() else ""
+    delimiter = max(",;\t", key=first_line.count)
+    try:
+        with whole_file(path) as temporary:
+            text = table.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
+            text.to_csv(temporary, sep=delimiter, index=False, encoding="utf-8-sig", lineterminator="\n")
+    except PermissionError:
+        raise InputError(
+            f"{relative(path)} cannot be replaced: close it where it is open, and run this again"
+        ) from None
+
+
+def plain(path: str) -> str:
+    """Write a path as it is compared: with slashes, its letters in one spelling (NFC)."""
+    return unicodedata.normalize("NFC", path.strip().replace("\\", "/").removeprefix("./"))
+
+
+def _as_typed(cell: str) -> str:
+    """Undo what `write_list` does to a cell."""
+    cell = cell.strip()
+    return cell.removeprefix("'") if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def _list_problems(decided: pd.DataFrame, digests: dict[str, str], classes: dict[str, str]) -> list[str]:
