@@ -13,6 +13,11 @@ from utils.config import listing
 from utils.files import whole_file
 from utils.report import read_report
 
+PRIVACY = (
+    "The files report to nobody. ONNX Runtime itself, from 1.29 on, reports to Microsoft, on Linux and macOS too: set "
+    "`ORT_DISABLE_TELEMETRY=1` before it is imported, wherever you run them."
+)
+
 
 def model_entries(summary: pd.DataFrame, latency: pd.DataFrame, processes: pd.DataFrame) -> dict[str, dict]:
     """Shape the comparison for the report.
@@ -143,7 +148,7 @@ def _limits(report: dict) -> str:
     if hint := report.get("dataset", {}).get("hint"):
         caution = f"{caution} {hint}."
     times = f"Times are those of {machine['name']}, {machine['threads']} threads."
-    return f"## Limitations\n\n{caution} {strangers} {runtimes} {times}"
+    return f"## Limitations\n\n{caution} {strangers} {runtimes} {times}\n\n## Privacy\n\n{PRIVACY}"
 
 
 def _strangers(novelty: dict | None, deployed: dict) -> str:
