@@ -2,11 +2,11 @@
 # openvino 2026.4.1 with openvino-telemetry 2025.2.0, Linux x86-64, Python 3.11.
 #
 # `import openvino`, without a model, writes intel/openvino_ga_cid (a number for this user) and intel/stats (how often it
-# was imported) into the home, and sends an event to Google Analytics, unless `opt_in_out --opt_out` was called, which
-# itself sends one. With CI=true it writes nothing. There is no variable to switch it off; but openvino works without
-# openvino-telemetry, and sys.modules["openvino_telemetry"] = None before the import makes it do so: nothing is written.
-# All of that was seen in an empty home and in a network of its own that leads nowhere (unshare), so that this script
-# itself reports nothing.
+# was imported) into the home; a name server that listened was asked for Google Analytics. With CI=true it writes nothing.
+# There is no variable of its own to switch it off (`opt_in_out --opt_out` writes a file, and sends an event, by its
+# source); but openvino works without openvino-telemetry, and sys.modules["openvino_telemetry"] = None before the import
+# makes it do so: nothing is written. All of that was seen in an empty home and in a network of its own that leads nowhere
+# (unshare), so that this script itself reports nothing.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
