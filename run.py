@@ -1,3 +1,6 @@
+# /// script
+# requires-python = ">=3.11"
+# ///
 """Set up, run the four notebooks, write a page of them, open JupyterLab, or test. Needs Python 3.11 and nothing else.
 
 python run.py                                     the four notebooks on the embedded fruit
@@ -16,6 +19,7 @@ import ast
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -34,6 +38,9 @@ NEEDED = {"run": "nbclient", "page": "jinja2", "lab": "jupyterlab", "test": "pyt
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own, of builds without CUDA
+PATIENCE = 45  # seconds for that index to answer, since a firewall that drops what it forbids never does
+SOURCES = {"index-url", "extra-index-url", "find-links", "no-index"}  # what tells pip where packages come from
 STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]  # Ctrl-C, a job scheduler, a closed terminal, the same on Windows
 
 
@@ -46,11 +53,14 @@ def main() -> int:
     on_stop(lambda number, frame: sys.exit(128 + number))
     # torch's threads sleep while they wait: where others work too, spinning makes them ten times as slow
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to Microsoft once it is imported
     arguments = parse_arguments()
     settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
     if not arguments.no_venv:
+        if lack := lack_of_builds(sys.platform, platform.machine(), sys.maxsize):
+            sys.exit(f"run.py: {lack}")
         groups = ["test"] * (arguments.command == "test") + ["cluster"] * bool(arguments.cluster)
-        set_up([requirement for group in groups for requirement in dependency_group(group)])
+        set_up([requirement for group in groups for requirement in dependency_group(group)], arguments.build)
         if arguments.command in ("page", "test") and not shutil.which("npm"):
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
@@ -62,7 +72,8 @@ def main() -> int:
     end_together(arguments.end_with)
     if arguments.command == "lab":
         os.chdir(ROOT)
-        return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter])
+        silent = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"  # it would ask PyPI at every start
+        return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", silent, *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
     if arguments.command == "page":
@@ -116,6 +127,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
+    build = parser.add_mutually_exclusive_group()
+    build.add_argument(
+        "--cpu", dest="build", action="store_const", const="cpu", help="Linux: PyTorch without CUDA, from its own index"
+    )
+    build.add_argument(
+        "--cuda", dest="build", action="store_const", const="cuda", help="Linux: PyTorch with CUDA, card or no card"
+    )
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
     parser.add_argument("--end-with", type=int, help=argparse.SUPPRESS)  # the process that waits for this one
@@ -185,26 +203,44 @@ def dependency_group(name: str) -> list[str]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
 
 
-def set_up(extra: list[str]) -> None:
-    """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last."""
+def lack_of_builds(system: str, machine: str, largest: int) -> str:
+    """Say why PyTorch and ONNX Runtime cannot be installed, nothing where they can; `largest` is sys.maxsize."""
+    if largest < 2**32:
+        return "this Python has 32 bits, and PyTorch and ONNX Runtime need 64: install a 64-bit Python"
+    if system == "darwin" and machine == "x86_64":
+        return (
+            "PyTorch and ONNX Runtime are no longer made for Intel Macs: use another machine, or, on a Mac with Apple "
+            "silicon, a Python for arm64"
+        )
+    return ""
+
+
+def set_up(extra: list[str], build: str | None = None) -> None:
+    """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last.
+
+    `build` asks for PyTorch's "cpu" or "cuda" build; a .venv that has another one stays as it is.
+    """
     wanted = dict.fromkeys(extra, "extra")
     wanted["lock"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     mark = VENV / "installed.json"
     installed = read_mark(mark) if VENV_PYTHON.exists() else {}
+    is_new = installed.get("lock") != wanted["lock"]
+    if build and not is_new and installed.get("build") != build and sys.platform == "linux":
+        print(f".venv was made without --{build} and stays as it is: remove the folder to have it made anew")
     if wanted.items() <= installed.items():
         return
     try:
-        if installed.get("lock") != wanted["lock"]:
-            print("Setting up .venv, once: some minutes, and on Linux several GB, as PyTorch brings CUDA", flush=True)
+        if is_new:
+            print("Setting up .venv, once: some minutes", flush=True)
             mark.unlink(missing_ok=True)
-            installed = {}
             venv.create(VENV, with_pip=True, clear=True)
+            installed = {"build": install_torch(build)}
         install(["-r", str(LOCK), *extra])
         write_whole(mark, json.dumps(installed | wanted))
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
-        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes several GB: make room and run this again")
+        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB: make room and run this again")
 
 
 def set_up_npm() -> None:
@@ -225,28 +261,85 @@ def read_mark(mark: Path) -> dict:
         return {}
 
 
-def install(requirements: list[str]) -> None:
-    """Install with pip, showing which package it is at; what it said stays in .venv/install.log."""
-    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *requirements]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    log = VENV / "install.log"
+def install_torch(build: str | None) -> str:
+    """Install PyTorch without CUDA where that would be of no use; → "cpu", or "cuda" where it comes with the lock."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line.startswith(("torch==", "torchvision=="))]
+    if not pins or not wants_cpu_build(build):
+        return "cuda"
+    # the index is asked for these two alone; what they need comes with the lock, from wherever pip always looks
+    options = ["--no-deps", f"--index-url={CPU_INDEX}", "--timeout=15", "--retries=1"]
+    if run_pip([*options, *pins], PATIENCE) == 0:
+        return "cpu"
+    print(f"\rPyTorch without CUDA cannot be had from {CPU_INDEX}: it comes with CUDA, 3 GB more", flush=True)
+    return "cuda"
+
+
+def wants_cpu_build(build: str | None) -> bool:
+    """Tell whether to ask PyTorch's own index: on Linux, as elsewhere PyTorch comes without CUDA anyway."""
+    if sys.platform != "linux" or build == "cuda":
+        return False
+    return build == "cpu" or not (has_nvidia_driver() or has_own_sources())
+
+
+def has_nvidia_driver() -> bool:
+    """Tell whether an NVIDIA card can be used here."""
+    import ctypes  # here, since a Python that was built without it must get as far as the check of its version
+
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return True
     try:
-        with log.open("w", encoding="utf-8") as file:
-            for line in process.stdout:
-                text = line.decode(errors="replace").rstrip()
-                print(text, file=file)
-                if sys.stdout.isatty() and text.startswith(("Collecting", "Installing")):
-                    print(f"\r{text:78.78}", end="", flush=True)
-    except BaseException:  # a signal to end, or a full disk
-        process.kill()
-        raise
-    if process.wait():
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def has_own_sources() -> bool:
+    """Tell whether pip was told where to find packages, as in a firm: then no other host is asked."""
+    command = [VENV_PYTHON, "-m", "pip", "config", "list"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    names = [line.partition("=")[0] for line in done.stdout.splitlines()]  # as global.index-url, :env:.find-links
+    return any(name.rpartition(".")[2] in SOURCES for name in names)
+
+
+def install(requirements: list[str]) -> None:
+    """Install with pip, or stop with the last that it said."""
+    if run_pip(requirements):
+        log = VENV / "install.log"
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         sys.exit(
             f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and "
             "the space on the disk, and run this again"
         )
     print(f"\r{'Set up.':78}", flush=True)
+
+
+def run_pip(arguments: list[str], patience: float = 0) -> int:
+    """Install with pip, showing which package it is at; what it said is added to .venv/install.log; → exit code.
+
+    With `patience`, in seconds, pip is ended if it has found no package by then.
+    """
+    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    alarm = threading.Timer(patience, process.kill)
+    if patience:
+        alarm.start()
+    try:
+        with (VENV / "install.log").open("a", encoding="utf-8") as file:
+            for line in process.stdout:
+                text = line.decode(errors="replace").rstrip()
+                print(text, file=file)
+                if text.lstrip().startswith(("Downloading", "Using cached")):
+                    alarm.cancel()
+                if sys.stdout.isatty() and text.startswith(("Collecting", "Installing")):
+                    print(f"\r{text:78.78}", end="", flush=True)
+    except BaseException:  # a signal to end, or a full disk
+        process.kill()
+        raise
+    finally:
+        alarm.cancel()
+    return process.wait()
 
 
 def run_notebooks(settings: dict, folder: Path) -> int:

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-
-from utils.metrics import cross_entropy, expected_calibration_error, reliability
 from utils.train.confidence import (
     abstain_threshold,
     calibrate,
@@ -12,6 +10,8 @@ from utils.train.confidence import (
     fit_temperature,
     tempered_out_of_fold,
 )
+
+from utils.metrics import cross_entropy, expected_calibration_error, reliability
 
 
 def answers(total: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

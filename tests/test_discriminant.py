@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from utils.train.discriminant import ABSENT, fit_discriminants, fit_layer
 
 from utils.cross_validation import grouped_folds
 from utils.metrics import cross_entropy, macro_f1
-from utils.train.discriminant import ABSENT, fit_discriminants, fit_layer
 
 
 def clouds(classes: int, per_class: int, seed: int = 0, spread: float = 1.0, size: int = 30) -> tuple:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from utils.train.more_images import describe, report_curves
+from utils.train.power_law import extend_errors, forecast
 
 from utils.train import learning_curve
 from utils.train.head import Views
 from utils.train.learning_curve import Curve, measured, thin_class, trace_curve
-from utils.train.more_images import describe, report_curves
-from utils.train.power_law import extend_errors, forecast
 
 CLASSES = ["apple", "cherry", "tomato"]
 

@@ -9,6 +9,7 @@ from nets import CLASSES, PREPROCESSING, to_int8
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from utils.train.discriminant import fit_layer
 
 from utils.cross_validation import fold_numbers
 from utils.datasets import evaluation_transform
@@ -17,7 +18,6 @@ from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked
 from utils.predict import Classifier
 from utils.train import novelty, strangers
-from utils.train.discriminant import fit_layer
 from utils.train.head import Views, attach_head
 
 

@@ -16,7 +16,7 @@ from utils.datasets import evaluation_transform
 from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked, write_deployable
 from utils.onnx_quant.export import write_metadata
-from utils.session import run_model
+from utils.session import outdated, run_model
 from utils.train.novelty import fit_detector
 
 PREPROCESSING = {"image_size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -144,3 +144,10 @@ def test_console_that_lacks_letters(folder, encoding):
     done = predict(folder, "any_deploy.onnx", "0.png", "1.png", LC_ALL="C", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"), [("1.24.4", True), ("1.25.0", False), ("1.32.0", False), ("2.0.0", False)]
+)
+def test_an_onnxruntime_that_gets_int8_wrong_is_named(version, is_old):
+    assert outdated(version).startswith(f"onnxruntime {version} gives wrong answers") == is_old

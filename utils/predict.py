@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.config import THREADS, InputError, relative
 from utils.images import read_image, resize
-from utils.session import open_session, read_metadata
+from utils.session import open_session, outdated, read_metadata
 
 USAGE = "usage: python -m utils.predict MODEL_int8_deploy.onnx PHOTO ..."
 
@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 2:
         print(USAGE, file=sys.stderr)
         return 2
+    if warning := outdated():
+        print(warning, file=sys.stderr)
     failed = False
     try:
         classifier = Classifier(Path(arguments[0]))
