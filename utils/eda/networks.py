@@ -183,7 +183,7 @@ def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
 def choose(table: pd.DataFrame) -> str:
     """Name the fastest network that is as good as the best one.
 
-    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be worse,
+    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
     and with many a loss is that does not matter; so both count.
     """
     good = (table["difference"].fillna(0) >= -TIE) & (table["difference_high"].fillna(0) >= 0)
