@@ -383,7 +383,7 @@ def test_what_more_photos_would_bring(low, high, words):
 
 
 def test_end_of_a_run_says_how_to_write_the_page(embedded):
-    assert embedded.stdout.endswith("One page to share, with the model to try: python run.py page\n")
+    assert "One page to share, with the model to try: python run.py page\n" in embedded.stdout
 
 
 def test_page_of_a_run_that_is_not_there(project):
