@@ -128,13 +128,10 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def conv_net():
-    """The default network with random weights, in eval mode."""
-    import torch
+    """The default network with random weights, in eval mode, as train.ipynb ships it."""
+    from nets import all_blocks
 
-    from utils.model import ConvNet
-
-    torch.manual_seed(0)
-    return ConvNet(3).eval()
+    return all_blocks()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType
 from torch import nn
 
 from bench.notebooks import define
+from utils.model import AllBlocks, ConvNet, replace_classifier
 from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import Recipe
 
@@ -19,6 +20,14 @@ PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.
 KEEP_FLOAT = "    graph.keep_float(target, recipe.nodes_to_exclude)\n"  # a line of the notebook
 # 7 bits of weight: with 8, sums overflow on x86 CPUs without VNNI, and tests would measure that
 PLAIN = Recipe(QuantType.QUInt8, reduce_range=True, correct_biases=False)
+
+
+def all_blocks(classes: int = 3, seed: int = 0) -> AllBlocks:
+    """The default network as it ships, its last layer on all blocks, with random weights and in eval mode."""
+    torch.manual_seed(seed)
+    model = AllBlocks(ConvNet(classes), image_size=64)
+    replace_classifier(model, classes)
+    return model.eval()
 
 
 class ArrayReader(CalibrationDataReader):

@@ -177,7 +177,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
 
 def test_the_readme_names_the_version_that_run_py_installs():
     (requirement,) = run.dependency_group("cluster")
-    assert requirement in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert requirement in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert requirement in run.dependency_group("test")
 
 

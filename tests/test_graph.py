@@ -54,15 +54,13 @@ def test_seven_bit_weights_cannot_overflow(net, tmp_path):
 def test_preparation_keeps_the_answers_and_works_channels_last(conv_net_file, prepared_conv_net):
     logits, expected = run_model(prepared_conv_net, LARGE_IMAGES), run_model(conv_net_file, LARGE_IMAGES)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
-    names = [node.op_type for node in onnx.load(prepared_conv_net).graph.node]
-    assert names[-3:] == ["Transpose", "Reshape", "Gemm"]
-    assert [node.op_type for node in stem(onnx.load(prepared_conv_net))] == [
-        "Conv",
-        "Sigmoid",
-        "Mul",
-        "MaxPool",
-        "Clip",
-    ]
+    model = onnx.load(prepared_conv_net)
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    names = [node.op_type for node in model.graph.node]
+    assert names[-5:] == ["Gemm"] * 4 + ["Sum"], "one last layer per block"
+    assert "Concat" not in names and "ReduceMean" not in names and names.count("GlobalAveragePool") == 2
+    assert [producers[node.input[0]] for node in model.graph.node if node.op_type == "Reshape"] == ["Transpose"] * 2
+    assert [node.op_type for node in stem(model)] == ["Conv", "Sigmoid", "Mul", "MaxPool", "Clip"]
 
 
 def test_float_stem_is_pooled_before_it_is_quantized(prepared_conv_net, tmp_path):

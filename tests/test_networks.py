@@ -19,7 +19,7 @@ from utils.config import InputError
 from utils.eda import networks
 from utils.features import extract_features
 from utils.images import scan_folder
-from utils.model import load_model, replace_classifier
+from utils.model import AllBlocks, load_model, replace_classifier
 from utils.pretrained import WithLinearHead, build_timm_model, pretrained_classes
 from utils.report import chosen_arch, update_report
 from utils.split import split_index
@@ -113,6 +113,7 @@ class Bright(nn.Module):
 
     def __init__(self, layout: str):
         super().__init__()
+        self.output_fmt = "NHWC" if layout == "channels last" else "NCHW"
         self.layout, self.num_prefix_tokens = layout, int(layout == "tokens")
         self.patches, self.classifier = nn.Conv2d(3, 4, kernel_size=4, stride=4), nn.Linear(4, 2)
         for parameter in self.parameters():
@@ -126,16 +127,19 @@ class Bright(nn.Module):
             return torch.cat([torch.zeros(len(images), 1, 4), features.flatten(2).movedim(1, 2)], dim=1)
         return features
 
-    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+    def forward_head(self, features: torch.Tensor, pre_logits: bool) -> torch.Tensor:
         places = {"channels first": (2, 3), "channels last": (1, 2), "tokens": 1}[self.layout]
-        return self.classifier(features.mean(dim=places))
+        return features.mean(dim=places)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.classifier
 
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "tokens"])
 def test_map_is_hot_where_the_answer_comes_from(layout):
     images = torch.zeros(1, 3, 32, 32)
     images[:, :, 20:28, 4:12] = 1
-    heat = grad_cam(Bright(layout), images, [1])
+    heat = grad_cam(AllBlocks(Bright(layout), 32), images, [1])
     assert heat.shape == (1, 32, 32)
     assert heat[0, 20:28, 4:12].mean() > 0.6 > 0.01 > heat[0, :16].mean()
 
@@ -144,13 +148,14 @@ def test_map_is_hot_where_the_answer_comes_from(layout):
 def test_networks_that_answer_by_one_token_or_by_the_mean_have_maps(arch):
     model, preprocessing = build(arch)
     size = preprocessing["image_size"]
-    heat = grad_cam(model, torch.rand(8, 3, size, size), range(8))
+    heat = grad_cam(AllBlocks(model, size), torch.rand(8, 3, size, size), range(8))
     assert heat.shape == (8, size, size) and np.isfinite(heat).all()
     assert heat.std(axis=(1, 2)).max() > 0.01, "all maps are flat"
 
 
 def test_a_network_without_a_map_says_so_and_breaks_nothing(capsys):
     model, preprocessing = build("pit_ti_224")
+    model = AllBlocks(model, 224)
     images = torch.rand(2, 3, 224, 224)
     heat = grad_cam(model, images, [0, 1])
     assert heat.shape == (2, 224, 224) and np.isnan(heat).all()

@@ -40,7 +40,7 @@ def quantized(model: torch.nn.Module, size: int, folder):
 def pooled():
     """A network of timm with global pooling, laid out as `load_model` leaves it, whose answers are far apart."""
     torch.manual_seed(0)
-    model, _ = build_model("efficientnet_lite0")
+    model, _ = build_model("efficientnet_lite0@96")
     replace_classifier(model, 3)
     model.get_classifier().weight.data *= 20
     return model.cpu()

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +59,7 @@ Job = tuple[ClassifierMixin, np.ndarray, np.ndarray]  # a classifier, the rows t
 
 def fit_and_predict(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jobs: Sequence[Job], name: str
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """Fit classifiers to some rows of features (M, D) and predict others; → probabilities (n, C) of each job.
 
     `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that ask for them. Jobs run side by side.
@@ -77,7 +77,9 @@ def fit_and_predict(
             probabilities[:, fitted.classes_] = fitted.predict_proba(features[test])
         return probabilities
 
-    return parallel.run(answer, jobs, name, THREADS)
+    with warnings.catch_warnings():  # many classes of few images are what there is, and no regression problem
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return list(parallel.run(answer, jobs, name, THREADS))
 
 
 def out_of_fold(

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from utils.checkpoint import how_to_recreate, load_checkpoint
 from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative
 from utils.files import sha256
-from utils.pretrained import build_timm_model, split_arch
+from utils.pretrained import WithLinearHead, build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
 SMALL_MAP = 8  # pixels a side, at most, of maps that are pooled by quarters
 DEVICE = torch.device(device())
+CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 _running = threading.local()  # what the blocks of the network that a thread runs have returned
 
@@ -43,7 +44,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(conv_block(3, 16), conv_block(16, 32), conv_block(32, 64))
         self.classifier = nn.Linear(64 * 8 * 8, num_classes)
-        self.feature_info = [{"module": f"features.{number}", "num_chs": 16 * 2**number} for number in range(3)]
+        self.feature_info = [{"module": f"features.{number}.3", "num_chs": 16 * 2**number} for number in range(3)]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to the last feature map (N, 64, 8, 8)."""
@@ -66,8 +67,9 @@ class ConvNet(nn.Module):
 class AllBlocks(nn.Module):
     """A network whose last layer also sees its inner blocks (Head2Toe: Evci et al. 2022, arXiv 2201.03529).
 
-    The features of an image are the pooled activations of each block, from the first to the last, and then those that
-    the network's own last layer sees; `sizes` counts the numbers of each. Photos that are unlike ImageNet's differ in
+    The features of an image are the pooled activations of each block, from the first to the last (behind a max-pool
+    also by how much it raised the mean), and then those that the network's own last layer sees; `sizes` counts the
+    numbers of each. Photos that are unlike ImageNet's differ in
     inner blocks, where the last ones have learned to see no difference. Until transfer learning replaces it, the
     classifier is the pretrained one: it gives inner blocks no weight.
     """
@@ -76,7 +78,7 @@ class AllBlocks(nn.Module):
         super().__init__()
         self.body = body
         self.last_map = nn.Identity()  # a place where the last feature map can be looked at
-        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
+        self.channels_last = getattr(without_head(body), "output_fmt", "NCHW") == "NHWC"
         self.blocks = find_blocks(body, image_size)
         for name in self.blocks:
             body.get_submodule(name).register_forward_hook(_remember)
@@ -97,7 +99,12 @@ class AllBlocks(nn.Module):
             last = self.body.forward_head(self.last_map(self.body.forward_features(images)), pre_logits=True)
         finally:
             del _running.outputs
-        return [pool(output, self.channels_last) for output in outputs] + [last]
+        parts = []
+        for before, output in outputs:
+            parts.append(pool(output, self.channels_last))
+            if before is not None:  # a max-pool: how far activations scatter, in a form that integers have, too
+                parts.append(output.mean(dim=(2, 3)) - before.mean(dim=(2, 3)))
+        return [*parts, last]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, S, S) to features (N, D)."""
@@ -117,10 +124,10 @@ class AllBlocks(nn.Module):
 
 
 def _remember(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    """Keep what a block returns, where the network runs that it belongs to (a forward hook)."""
+    """Keep what a block returns, and what a max-pool gets, where the network runs that it belongs to (a hook)."""
     outputs = getattr(_running, "outputs", None)
     if outputs is not None:
-        outputs.append(output)
+        outputs.append((inputs[0] if isinstance(block, nn.MaxPool2d) else None, output))
 
 
 def pool(output: Tensor, channels_last: bool = False) -> Tensor:
@@ -140,41 +147,50 @@ def pool(output: Tensor, channels_last: bool = False) -> Tensor:
     return nn.functional.avg_pool2d(output, kernel, stride).flatten(1)
 
 
-def find_blocks(body: nn.Module, image_size: int) -> list[str]:
+def without_head(network: nn.Module) -> nn.Module:
+    """Take off the linear head that a network of timm was given; → timm's own network."""
+    return network.body if isinstance(network, WithLinearHead) else network
+
+
+def find_blocks(network: nn.Module, image_size: int) -> list[str]:
     """Name the blocks that a network is made of, in the order in which they run.
 
     They are the repeated parts of its stages or, where these hold none, the stages that timm names (`feature_info`).
     """
-    names = []
-    for stage, child in body.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            names += _inner_blocks(child, stage)
-    names = names or [info["module"] for info in getattr(body, "feature_info", [])]
-    names = [name for name in names if name in dict(body.named_modules())]
-    order, hooks = [], []
-    for name in names:
+    inner = without_head(network)
+    blocks = [block for child in inner.children() if isinstance(child, CONTAINERS) for block in _inner_blocks(child)]
+    if not blocks:
+        stages = {info["module"] for info in getattr(inner, "feature_info", [])}
+        blocks = [module for name, module in inner.named_modules() if name in stages]
+    names = {module: name for name, module in network.named_modules()}
+    return [names[block] for block in _in_order(network, blocks, image_size)]
 
-        def ran(block: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
-            if isinstance(output, Tensor) and output.ndim in (3, 4):
-                order.append(name)
 
-        hooks.append(body.get_submodule(name).register_forward_hook(ran))
+def _inner_blocks(container: nn.Module) -> Iterator[nn.Module]:
+    """Go down through containers to what they contain, leaving out single layers."""
+    for child in container.children():
+        if isinstance(child, CONTAINERS):
+            yield from _inner_blocks(child)
+        elif any(True for _ in child.children()):
+            yield child
+
+
+def _in_order(network: nn.Module, blocks: Sequence[nn.Module], image_size: int) -> list[nn.Module]:
+    """Sort blocks by when they run, without those that return no map and no tokens."""
+    order = []
+
+    def note(block: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and block not in order:
+            order.append(block)
+
+    hooks = [block.register_forward_hook(note) for block in blocks]
     try:
         with torch.inference_mode():
-            body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
+            network.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
     finally:
         for hook in hooks:
             hook.remove()
-    return list(dict.fromkeys(order))
-
-
-def _inner_blocks(container: nn.Module, name: str) -> Iterator[str]:
-    """Go down through containers to what they contain, leaving out single layers."""
-    for child_name, child in container.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            yield from _inner_blocks(child, f"{name}.{child_name}")
-        elif any(True for _ in child.children()):
-            yield f"{name}.{child_name}"
+    return order
 
 
 def build_model(arch: str) -> tuple[nn.Module, dict]:

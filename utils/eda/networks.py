@@ -26,7 +26,7 @@ EMBEDDED = ROOT / "data" / "train"  # whose network is conv_net, as in the origi
 FAST = "efficientnet_lite0@128"  # a baseline in every run; the search for near-duplicates has computed its features
 INT8_TIME = 0.7  # of float's, as measured for efficientnet_lite0: for other networks an estimate
 INT8_BYTES = 0.27  # likewise
-TIE = 0.01  # macro-F1 below the best one's: so little is no reason for a slower network
+TIE = 0.005  # macro-F1 below the best one's: so little is no reason for a slower network
 CHOICE_PHOTOS = 1000  # to compare networks on, at most, where the choice depends on it
 BASELINE_PHOTOS = 300  # in every other run
 ROUNDS = 9  # of timing
@@ -183,7 +183,7 @@ def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
 def choose(table: pd.DataFrame) -> str:
     """Name the fastest network that is as good as the best one.
 
-    As good is what scores at most 0.01 less and is not shown to be worse. With few photos nothing is shown to be worse,
+    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
     and with many a loss is that does not matter; so both count.
     """
     good = (table["difference"].fillna(0) >= -TIE) & (table["difference_high"].fillna(0) >= 0)

@@ -1,6 +1,5 @@
 """Simple classifiers that say what features know about the classes, always asked about groups they have not seen."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +43,7 @@ def predict(
     repeats: int | None = None,
 ) -> np.ndarray:
     """Predict each image by a classifier that has not seen its group: probabilities (R, N, C), see `out_of_fold`."""
-    with warnings.catch_warnings():  # many classes of few images are what there is, and no regression problem
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return out_of_fold(classifier, features, labels, groups, repeats)
+    return out_of_fold(classifier, features, labels, groups, repeats)
 
 
 def controls(network: nn.Module, loader: DataLoader, pictures: np.ndarray) -> dict[str, np.ndarray]:

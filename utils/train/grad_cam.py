@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from utils.config import SEED
 from utils.datasets import ImageDataset, make_loader, to_pixels
-from utils.model import AllBlocks, predict
+from utils.model import AllBlocks, predict, without_head
 from utils.pretrained import pretrained_classes
 from utils.train.figures import answer_titles
 
@@ -50,7 +50,7 @@ def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | N
     Candidates are the stages that the network names (timm's `feature_info`) and its last feature map. Of a transformer
     that answers by one token, the last maps have no say in the answer: without a gradient, a map does not count.
     """
-    body = getattr(model.body, "body", model.body)
+    body = without_head(model.body)
     named = {info["module"]: info["num_chs"] for info in getattr(body, "feature_info", [])}
     channels = {module: named[name] for name, module in body.named_modules() if name in named}
     outputs = _observe(model, image, [*channels, model.last_map])

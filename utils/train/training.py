@@ -71,7 +71,7 @@ def train_epoch(
                 schedule.step()
             total += loss.item() * len(labels)
             seen += len(labels)
-    return total / seen
+    return total / seen if seen else math.nan  # of a single image batch norm cannot learn: the loader has none
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

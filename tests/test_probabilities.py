@@ -1,17 +1,17 @@
-"""Sureness, measured against cases whose truth is known."""
+"""Probabilities, measured against cases whose truth is known."""
 
 import numpy as np
 import pytest
 from scipy.special import softmax
-from utils.train.confidence import (
+
+from utils.metrics import cross_entropy, expected_calibration_error, reliability
+from utils.train.calibration import (
     abstain_threshold,
     calibrate,
     coverage_accuracy,
     fit_temperature,
     tempered_out_of_fold,
 )
-
-from utils.metrics import cross_entropy, expected_calibration_error, reliability
 
 
 def answers(total: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +68,16 @@ def test_abstaining_gives_the_accuracy_asked_for():
     assert (probabilities.argmax(1) == labels)[kept].mean() >= 0.95
     table = coverage_accuracy(probabilities, labels)
     assert table["coverage"].iloc[-1] == 1 and table["threshold"].is_monotonic_decreasing
-    assert (
-        abstain_threshold(probabilities, labels, 0.1) == 0
-        and abstain_threshold(probabilities, 2 - labels * 0, 1.1) == 1
-    )
+    assert abstain_threshold(probabilities, labels, 0.1) == 0, "everything may be answered"
+
+
+@pytest.mark.parametrize(("sure", "expected"), [(5, 0.0), (15, 0.9)])
+def test_a_threshold_that_answers_less_than_a_tenth_is_none(sure, expected):
+    """Of 100 images, a few are sure and right, and the others are right half of the time."""
+    probabilities = np.repeat([[0.9, 0.1], [0.6, 0.4]], [sure, 100 - sure], axis=0)
+    labels = np.where(np.arange(100) < sure, 0, np.arange(100) % 2)
+    assert abstain_threshold(probabilities, labels, 0.95) == expected
+    assert abstain_threshold(probabilities, labels, 1.1) == 0, "no threshold is enough"
 
 
 def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_images():
