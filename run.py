@@ -1,12 +1,13 @@
 # /// script
 # requires-python = ">=3.11"
 # ///
-"""Set up, run the four notebooks, write a page of them, open JupyterLab, or test. Needs Python 3.11 and nothing else.
+"""Set up, run the four notebooks, classify photos, write a page, open JupyterLab, test. Needs Python 3.11 alone.
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
 python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
+python run.py predict PHOTO FOLDER --name mine    classify photos, and all in folders, with the file that a run ships
 python run.py page --name mine                    one HTML file of a run to share: what was found, and the model to try
 python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
@@ -34,7 +35,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
-NEEDED = {"run": "nbclient", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
+NEEDED = {"run": "nbclient", "predict": "onnxruntime", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -55,7 +56,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to Microsoft once it is imported
     arguments = parse_arguments()
-    settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
+    settings = read_settings(arguments) if arguments.command in ("run", "predict", "page") else {}
     if not arguments.no_venv:
         if lack := lack_of_builds(sys.platform, platform.machine(), sys.maxsize):
             sys.exit(f"run.py: {lack}")
@@ -76,6 +77,8 @@ def main() -> int:
         return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", silent, *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
+    if arguments.command == "predict":
+        return classify_photos(arguments, settings.get("NAME", ""))
     if arguments.command == "page":
         return write_page(settings)
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
@@ -121,12 +124,16 @@ def end_together(parent: int | None) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", choices=["run", "page", "lab", "test"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "predict", "page", "lab", "test"], default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="predict: write a table of all probabilities, too")
+    parser.add_argument(
+        "--sort", type=Path, metavar="DIR", help="predict: copy the photos into a folder per class here"
+    )
     build = parser.add_mutually_exclusive_group()
     build.add_argument(
         "--cpu", dest="build", action="store_const", const="cpu", help="Linux: PyTorch without CUDA, from its own index"
@@ -137,9 +144,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
     parser.add_argument("--end-with", type=int, help=argparse.SUPPRESS)  # the process that waits for this one
-    arguments, arguments.jupyter = parser.parse_known_args()
-    if arguments.jupyter and arguments.command != "lab":
-        parser.error(f"unrecognized arguments: {' '.join(arguments.jupyter)}")
+    arguments, others = parser.parse_known_args()  # photos, or options of JupyterLab
+    arguments.photos = [word for word in others if not word.startswith("-")]
+    arguments.jupyter = others
+    known = {"lab": others, "predict": arguments.photos}.get(arguments.command, [])
+    if unknown := [word for word in others if word not in known]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.command == "predict" and not arguments.photos:
+        parser.error("predict needs photos or folders: python run.py predict photo.jpg more/photos --name RUN")
+    if arguments.command != "predict" and (arguments.csv or arguments.sort):
+        parser.error("--csv and --sort go with predict")
     return arguments
 
 
@@ -359,6 +373,7 @@ def run_notebooks(settings: dict, folder: Path) -> int:
     print(f"Plots: {plots}   models, report.json and MODEL_CARD.md: {results.relative_to(ROOT)}")
     name = f' --name "{settings["NAME"]}"' if settings.get("NAME") else ""
     print(f"One page to share, with the model to try: python run.py page{name}")
+    print(f"To classify a photo, or a folder of them: python run.py predict photo.jpg{name}")
     return 0
 
 
@@ -452,6 +467,19 @@ def print_result(report: dict) -> None:
     from utils.report import render
 
     print("\n" + render("result.txt", report=report))
+
+
+def classify_photos(arguments: argparse.Namespace, name: str) -> int:
+    """Classify photos with the file that a run ships; → exit code."""
+    from utils.config import InputError
+    from utils.predict import classify, shipped_file
+
+    try:
+        model = shipped_file(name)
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    return classify(model, arguments.photos, arguments.csv, arguments.sort)
 
 
 def write_page(settings: dict) -> int:

@@ -382,8 +382,10 @@ def test_what_more_photos_would_bring(low, high, words):
     assert first == "50 more photos of tomato: about +2.0 points (-1.0 to +5.0)." and words in last
 
 
-def test_end_of_a_run_says_how_to_write_the_page(embedded):
-    assert embedded.stdout.endswith("One page to share, with the model to try: python run.py page\n")
+def test_end_of_a_run_says_how_to_write_the_page_and_to_classify_photos(embedded):
+    *_, page, predict = embedded.stdout.splitlines()
+    assert page == "One page to share, with the model to try: python run.py page"
+    assert predict == "To classify a photo, or a folder of them: python run.py predict photo.jpg"
 
 
 def test_page_of_a_run_that_is_not_there(project):

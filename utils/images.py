@@ -55,16 +55,22 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def list_images(folder: Path) -> list[tuple[str, Path]]:
     """List (class, file) for every file with an image's extension below ``folder/<class>/``, unopened."""
     folders = _class_folders(folder)
-    files = [(name, path) for name, class_folder in folders.items() for path in _files(class_folder)]
-    return [(name, path) for name, path in files if path.suffix.lower() in EXTENSIONS]
+    return [(name, path) for name, class_folder in folders.items() for path in find_images(class_folder)[0]]
+
+
+def find_images(folder: Path) -> tuple[list[Path], Counter]:
+    """Find every file with an image's extension below a folder, unopened, and count the others by extension.
+
+    Hidden and system files are skipped uncounted.
+    """
+    files = list(_files(folder))
+    others = Counter(path.suffix.lower() or "(no extension)" for path in files if not _is_image(path))
+    return [path for path in files if _is_image(path)], others
 
 
 def count_skipped(folder: Path) -> dict[str, int]:
     """Count the files below ``folder/<class>/`` that have no image's extension, by extension, the most first."""
-    suffixes = [
-        path.suffix.lower() for class_folder in _class_folders(folder).values() for path in _files(class_folder)
-    ]
-    counts = Counter(suffix or "(no extension)" for suffix in suffixes if suffix not in EXTENSIONS)
+    counts = sum((find_images(class_folder)[1] for class_folder in _class_folders(folder).values()), Counter())
     return dict(counts.most_common())
 
 
@@ -148,7 +154,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
@@ -165,6 +171,10 @@ def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
     with Image.open(path) as image:
         mode = image.mode  # of the file: the picture is RGB in any case
     return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _visible(entry: os.DirEntry) -> bool:
