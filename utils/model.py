@@ -44,7 +44,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(conv_block(3, 16), conv_block(16, 32), conv_block(32, 64))
         self.classifier = nn.Linear(64 * 8 * 8, num_classes)
-        self.feature_info = [{"module": f"features.{number}.3", "num_chs": 16 * 2**number} for number in range(3)]
+        self.feature_info = [{"module": f"features.{number}", "num_chs": 16 * 2**number} for number in range(3)]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to the last feature map (N, 64, 8, 8)."""
@@ -67,9 +67,8 @@ class ConvNet(nn.Module):
 class AllBlocks(nn.Module):
     """A network whose last layer also sees its inner blocks (Head2Toe: Evci et al. 2022, arXiv 2201.03529).
 
-    The features of an image are the pooled activations of each block, from the first to the last (behind a max-pool
-    also by how much it raised the mean), and then those that the network's own last layer sees; `sizes` counts the
-    numbers of each. Photos that are unlike ImageNet's differ in
+    The features of an image are the pooled activations of each block, from the first to the last, and then those that
+    the network's own last layer sees; `sizes` counts the numbers of each. Photos that are unlike ImageNet's differ in
     inner blocks, where the last ones have learned to see no difference. Until transfer learning replaces it, the
     classifier is the pretrained one: it gives inner blocks no weight.
     """
@@ -99,12 +98,7 @@ class AllBlocks(nn.Module):
             last = self.body.forward_head(self.last_map(self.body.forward_features(images)), pre_logits=True)
         finally:
             del _running.outputs
-        parts = []
-        for before, output in outputs:
-            parts.append(pool(output, self.channels_last))
-            if before is not None:  # a max-pool: how far activations scatter, in a form that integers have, too
-                parts.append(output.mean(dim=(2, 3)) - before.mean(dim=(2, 3)))
-        return [*parts, last]
+        return [pool(output, self.channels_last) for output in outputs] + [last]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map images (N, 3, S, S) to features (N, D)."""
@@ -124,10 +118,10 @@ class AllBlocks(nn.Module):
 
 
 def _remember(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    """Keep what a block returns, and what a max-pool gets, where the network runs that it belongs to (a hook)."""
+    """Keep what a block returns, where the network runs that it belongs to (a forward hook)."""
     outputs = getattr(_running, "outputs", None)
     if outputs is not None:
-        outputs.append((inputs[0] if isinstance(block, nn.MaxPool2d) else None, output))
+        outputs.append(output)
 
 
 def pool(output: Tensor, channels_last: bool = False) -> Tensor:
