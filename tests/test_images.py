@@ -1,6 +1,7 @@
 """What people's folders really hold, and what the one reader makes of it."""
 
 import io
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, fill_folder, fingerprint
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.config import InputError
 from utils.images import count_skipped, read_image, scan_folder
@@ -78,12 +79,69 @@ def test_rotated_photos_stand_upright(tmp_path):
     assert (np.asarray(read_image(tmp_path / "turned.png")) == upright).all()
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_stands_upright_as_pillow_turns_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as photo:
+        expected = np.asarray(ImageOps.exif_transpose(photo))
+    assert (np.asarray(read_image(tmp_path / "photo.png")) == expected).all()
+
+
+def exif_block(*entries: bytes) -> bytes:
+    """EXIF of a camera that was turned (orientation 6), and of further entries of 12 bytes."""
+    entries = (struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), *entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + b"\xff" * 20
+
+
+@pytest.mark.parametrize("kind", range(1, 17))
+def test_photos_with_malformed_exif_are_read_and_turned(tmp_path, kind):
+    """A resolution of each kind of number that there is and of some that there are not, and one past the end."""
+    content = exif_block(struct.pack("<HHII", 0x011A, kind, 1, 38), struct.pack("<HHII", 0x9286, kind, 9, 10_000))
+    upright = Image.fromarray(np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3))
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.jpg", exif=content, quality=100, subsampling=0)
+    assert read_image(tmp_path / "photo.jpg").size == (32, 16)
+
+
+@pytest.mark.parametrize("content", [b"Exif\0\0", b"Exif\0\0none", exif_block()[:16]], ids=["empty", "none", "cut"])
+def test_photos_whose_exif_cannot_be_read_are_taken_as_they_are(tmp_path, content):
+    Image.new("RGB", (16, 32)).save(tmp_path / "photo.jpg", exif=content)
+    assert read_image(tmp_path / "photo.jpg").size == (16, 32)
+
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, dtype):
     values = np.array([[0, 257], [32896, 65535]], dtype)
     mode = "I;16B" if dtype == ">u2" else "I;16"
     Image.frombytes(mode, (2, 2), values.tobytes()).save(tmp_path / "deep.tif")
     assert np.asarray(read_image(tmp_path / "deep.tif"))[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize("white", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_white_of_a_sensor_with_fewer_bits_is_white(tmp_path, white, suffix):
+    pixels = np.linspace(0, white, 12).astype(np.uint16).reshape(3, 4)
+    Image.fromarray(pixels).save(tmp_path / f"sensor.{suffix}")
+    seen = np.asarray(read_image(tmp_path / f"sensor.{suffix}"))[..., 0]
+    assert np.abs(seen.ravel() - np.linspace(0, 255, 12)).max() <= 1
+
+
+def test_white_is_shown_in_the_table_of_modes(tmp_path):
+    fill_folder(tmp_path, {"a": 1, "b": 1})
+    Image.fromarray(np.array([[0, 4080]], np.uint16)).save(tmp_path / "a" / "sensor.png")
+    assert "I;16, white 4095" in set(scan_folder(tmp_path)[0]["mode"])
+
+
+def test_negative_of_16_bits_is_read_as_a_positive(tmp_path):
+    pixels = np.array([[0, 1000], [3000, 4095]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "negative.tif")
+    content = (tmp_path / "negative.tif").read_bytes()
+    photometric = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # tag 262, one short number, which follows
+    assert photometric + b"\1" in content
+    (tmp_path / "negative.tif").write_bytes(content.replace(photometric + b"\1", photometric + b"\0"))
+    assert np.asarray(read_image(tmp_path / "negative.tif"))[..., 0].tolist() == [[255, 193], [68, 0]]
 
 
 def test_pixels_without_an_agreed_range_are_refused(tmp_path):
