@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils import parallel
-from utils.config import THREADS, InputError, listing, relative
+from utils.config import THREADS, InputError, listing, relative, require
 from utils.files import file_size, likely_cause, sha256
 from utils.parallel import check_copy
 
@@ -69,6 +69,11 @@ def list_images(folder: Path) -> list[tuple[str, Path]]:
     folders = _class_folders(folder)
     files = [(name, path) for name, class_folder in folders.items() for path in _files(class_folder)]
     return [(name, path) for name, path in files if path.suffix.lower() in EXTENSIONS]
+
+
+def path_in(folder: Path, path: Path) -> str:
+    """Write a file's path in the data folder, with slashes; bytes that are not UTF-8, as in old archives, escaped."""
+    return path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
 
 
 def count_skipped(folder: Path) -> dict[str, int]:
@@ -191,8 +196,9 @@ def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
     """Make a row of the table, COLUMNS, of a file, given by class, path and bytes."""
     class_name, path, size = file
     check_copy(path, size)
-    name = path.relative_to(folder).as_posix()
+    name = path_in(folder, path)
     try:
+        require(name == path.relative_to(folder).as_posix(), "its name is not UTF-8; rename it")
         picture = read_image(path)
     except InputError as error:
         reason = str(error).removeprefix(f"{relative(path)}: ")
@@ -219,7 +225,9 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     spellings = defaultdict(list)
     for entry in os.scandir(folder):
         if _visible(entry) and entry.is_dir() and not _leads_back(folder, entry.path):
-            spellings[unicodedata.normalize("NFC", entry.name).casefold()].append(Path(entry.path))
+            name = path_in(folder, Path(entry.path))
+            require(name == entry.name, f"{relative(folder)}: the name of class {name} is not UTF-8; rename the folder")
+            spellings[unicodedata.normalize("NFC", name).casefold()].append(Path(entry.path))
     double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
     if double:
         raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")

@@ -9,7 +9,7 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 
 from utils.config import SEED, InputError, listing, relative
 from utils.files import sha256, whole_file
-from utils.images import list_images
+from utils.images import list_images, path_in
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
 REFUSED = "refused"
@@ -175,7 +175,7 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
 
 
 def _list_changes(folder: Path, index: pd.DataFrame) -> list[str]:
-    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
+    on_disk = {path_in(folder, file): file for _, file in list_images(folder)}
     digests = dict(zip(index["path"], index["sha256"], strict=True))
     changes = [f"missing: {name}" for name in sorted(set(digests) - set(on_disk))]
     changes += [f"new: {name}" for name in sorted(set(on_disk) - set(digests))]
