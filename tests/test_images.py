@@ -247,6 +247,26 @@ def test_photos_of_a_phone_are_read_upright_and_what_is_left_out_is_counted(tmp_
     assert count_skipped(tmp_path / "photos") == {".mov": 2, ".aae": 1, "(no extension)": 1}
 
 
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.ppm", "a.jp2", "a.tga", "a.qoi", "a.pcx", "a.dib", "photo"])
+def test_whatever_pillow_reads_is_an_image(folder, name):
+    suffix = Path(name).suffix or ".webp"
+    Image.new("RGB", (9, 9)).save(folder / f"a{suffix}")
+    (folder / f"a{suffix}").rename(folder / "cherry" / name)
+    for other in ("BMW", "P5 of 9", "readme"):  # they begin as images do, or not
+        (folder / "cherry" / other).write_text(f"{other}\n")
+    for other in ("film.mpg", "table.h5", "page.eps", "labels.json"):
+        (folder / "cherry" / other).write_bytes(b"no photo")
+    good, refused = scan_folder(folder)
+    assert f"cherry/{name}" in set(good["path"]) and len(good) == 7 and refused.empty
+    assert count_skipped(folder) == {"(no extension)": 3, ".mpg": 1, ".h5": 1, ".eps": 1, ".json": 1}
+
+
+@pytest.mark.parametrize("name", ["cat ", " cat", "cat\N{NO-BREAK SPACE}", "Cat "])
+def test_spaces_make_no_second_class(tmp_path, name):
+    with pytest.raises(InputError, match="spells one class in two ways"):
+        scan_folder(fill_folder(tmp_path, {"cat": 2, "dog": 2, name: 2}))
+
+
 def test_heic_without_its_package_is_refused_with_the_command(tmp_path):
     """As where somebody only predicts, with onnxruntime, numpy and Pillow."""
     Image.new("RGB", (20, 20)).save(tmp_path / "a.heic")

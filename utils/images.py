@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # utils.predict opens images without pandas
 
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
+HEIC = {".heic", ".heif"}
+NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow knows them and opens none by itself
+PHOTOS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file without a suffix may be
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # of sensors whose data are kept in 16 bits
 TURNS = {  # from EXIF's orientation to upright
@@ -49,8 +51,8 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
     what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
-    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
-    extension, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
+    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what is no
+    image, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
     """
     import pandas as pd
 
@@ -65,10 +67,10 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def list_images(folder: Path) -> list[tuple[str, Path]]:
-    """List (class, file) for every file with an image's extension below ``folder/<class>/``, unopened."""
+    """List (class, file) for every image below ``folder/<class>/``, by its extension or, without one, by its start."""
     folders = _class_folders(folder)
     files = [(name, path) for name, class_folder in folders.items() for path in _files(class_folder)]
-    return [(name, path) for name, path in files if path.suffix.lower() in EXTENSIONS]
+    return [(name, path) for name, path in files if _is_photo(path)]
 
 
 def path_in(folder: Path, path: Path) -> str:
@@ -77,12 +79,29 @@ def path_in(folder: Path, path: Path) -> str:
 
 
 def count_skipped(folder: Path) -> dict[str, int]:
-    """Count the files below ``folder/<class>/`` that have no image's extension, by extension, the most first."""
-    suffixes = [
-        path.suffix.lower() for class_folder in _class_folders(folder).values() for path in _files(class_folder)
-    ]
-    counts = Counter(suffix or "(no extension)" for suffix in suffixes if suffix not in EXTENSIONS)
+    """Count the files below ``folder/<class>/`` that are no images, by extension, the most first."""
+    files = [path for class_folder in _class_folders(folder).values() for path in _files(class_folder)]
+    counts = Counter(path.suffix.lower() or "(no extension)" for path in files if not _is_photo(path))
     return dict(counts.most_common())
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """List the extensions of the formats that Pillow reads, and HEIC's, whether its package is installed or not."""
+    _learn_heic()
+    formats = Image.registered_extensions()
+    readable = set(Image.OPEN) - NO_PHOTOS | {"MPO"}
+    return frozenset(suffix for suffix, name in formats.items() if name in readable) | HEIC
+
+
+def _is_photo(path: Path) -> bool:
+    """Tell by its extension whether a file is an image or, if it has none, by its first bytes."""
+    if path.suffix:
+        return path.suffix.lower() in extensions()
+    _learn_heic()
+    with suppress(Exception), Image.open(path, formats=[name for name in PHOTOS if name in Image.OPEN]):
+        return True
+    return False
 
 
 def read_image(path: Path) -> Image.Image:
@@ -105,7 +124,7 @@ def read_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        if path.suffix.lower() in (".heic", ".heif") and not _learn_heic():
+        if path.suffix.lower() in HEIC and not _learn_heic():
             raise InputError(
                 f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
             ) from None
@@ -227,7 +246,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
         if _visible(entry) and entry.is_dir() and not _leads_back(folder, entry.path):
             name = path_in(folder, Path(entry.path))
             require(name == entry.name, f"{relative(folder)}: the name of class {name} is not UTF-8; rename the folder")
-            spellings[unicodedata.normalize("NFC", name).casefold()].append(Path(entry.path))
+            spellings[" ".join(unicodedata.normalize("NFC", name).casefold().split())].append(Path(entry.path))
     double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
     if double:
         raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")
