@@ -63,6 +63,40 @@ def test_every_bad_file_is_named_with_its_reason(folder):
     assert fingerprint(folder) == before
 
 
+def test_thousands_of_bad_files_are_named_by_reason(tmp_path):
+    fill_folder(tmp_path, {"apple": 3, "plum": 0})
+    for number in range(300):
+        (tmp_path / "plum" / f"{number:04d}.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+        (tmp_path / "plum" / f"cut{number:04d}.jpg").write_bytes(jpeg()[: 30 + number])
+    with pytest.raises(InputError, match="plum has no readable image") as error:
+        scan_folder(tmp_path)
+    text = str(error.value)
+    assert "plum/0000.jpg, plum/0001.jpg, plum/0002.jpg, and 297 more: not an image; it is a Git LFS pointer" in text
+    assert "plum/cut0000.jpg, plum/cut0001.jpg, plum/cut0002.jpg, and " in text and len(text) < 1500
+
+
+def tiff(photometric: int, samples: int, bits: int, order: str, compression: int = 1) -> bytes:
+    """A black TIFF of 4×4 pixels."""
+    data = bytes(4 * 4 * samples * bits // 8)
+    tags = {256: 4, 257: 4, 258: bits, 259: compression, 262: photometric, 273: 8, 277: samples, 278: 4, 279: len(data)}
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack(f"{order}HHI", int.from_bytes(b"II" if order == "<" else b"MM"), 42, 8 + len(data))
+    return start + data + struct.pack(f"{order}H", len(tags)) + table + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_an_unusual_kind_is_not_called_truncated(tmp_path, order):
+    (tmp_path / "plain.tif").write_bytes(tiff(1, 1, 8, order))
+    assert read_image(tmp_path / "plain.tif").size == (4, 4)
+    for kind in ((1, 1, 24), (1, 2, 8), (5, 5, 8)):
+        (tmp_path / "odd.tif").write_bytes(tiff(*kind, order))
+        with pytest.raises(InputError, match="odd.tif: a TIFF of a kind that Pillow does not read; save it as RGB"):
+            read_image(tmp_path / "odd.tif")
+        (tmp_path / "cut.tif").write_bytes(tiff(*kind, order)[:20])
+        with pytest.raises(InputError, match="cut.tif: not an image; it is truncated"):
+            read_image(tmp_path / "cut.tif")
+
+
 def test_a_link_to_nowhere_is_refused_and_the_others_are_read(folder):
     (folder / "cherry" / "gone.jpg").symlink_to("moved away.jpg")
     good, refused = scan_folder(folder)

@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import random
+import re
 import threading
 from collections.abc import Iterable
 from functools import cache
@@ -61,6 +62,15 @@ def listing(names: Iterable[object], limit: int = 8) -> str:
     names = list(map(str, names))
     more = len(names) - limit
     return ", ".join(names if more < 2 else [*names[:limit], f"and {more} more"])
+
+
+def by_reason(refused: Iterable[dict]) -> list[str]:
+    """Write refused files (path, reason) a line for each reason, with the first files that it holds for."""
+    files: dict[str, list[dict]] = {}
+    for file in refused:
+        files.setdefault(re.sub(r" \([\d,]+ bytes[^)]*\)", "", file["reason"]), []).append(file)
+    reasons = {reason: alike[0]["reason"] if len(alike) == 1 else reason for reason, alike in files.items()}
+    return [f"{listing((file['path'] for file in files[reason]), 3)}: {shown}" for reason, shown in reasons.items()]
 
 
 def seed_everything(seed: int = SEED) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils import parallel
-from utils.config import THREADS, InputError, listing, relative, require
+from utils.config import THREADS, InputError, by_reason, listing, relative, require
 from utils.files import file_size, likely_cause, sha256
 from utils.parallel import check_copy
 
@@ -31,6 +31,8 @@ NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow kno
 PHOTOS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file without a suffix may be
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # of sensors whose data are kept in 16 bits
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
+UNUSUAL_TIFF = "a TIFF of a kind that Pillow does not read; save it as RGB, or as grey of 8 or 16 bits"
 TURNS = {  # from EXIF's orientation to upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -128,9 +130,18 @@ def read_image(path: Path) -> Image.Image:
             raise InputError(
                 f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
             ) from None
-        raise InputError(f"{relative(path)}: not an image; {likely_cause(path)}") from None
+        cause = UNUSUAL_TIFF if _is_whole_tiff(path) else f"not an image; {likely_cause(path)}"
+        raise InputError(f"{relative(path)}: {cause}") from None
     except Exception as error:  # Pillow's plugins raise all kinds
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
+
+
+def _is_whole_tiff(path: Path) -> bool:
+    """Tell whether a file begins as a TIFF and reaches as far as its table of contents."""
+    start = path.read_bytes()[:16]
+    place = start[8:] if b"+" in start[2:4] else start[4:8]  # in files beyond 4 GB, as some programs write all theirs
+    order = "little" if start.startswith(b"II") else "big"
+    return start[:4] in TIFF and int.from_bytes(place, order) < file_size(path)
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -277,7 +288,7 @@ def _files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
 def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFrame) -> None:
     empty = sorted(set(_class_folders(folder)) - set(good["class"]))
     if empty:
-        bad_files = "".join(f"; {row['path']}: {row['reason']}" for _, row in refused.iterrows())
+        bad_files = "".join(f"; {files}" for files in by_reason(refused.to_dict("records")))
         skipped = ", ".join(f"{suffix} {count}" for suffix, count in count_skipped(folder).items())
         raise InputError(
             f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or "
