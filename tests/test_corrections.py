@@ -8,8 +8,9 @@ import pytest
 from conftest import fill_folder
 
 from utils.config import InputError
-from utils.eda.corrections import apply_corrections, list_suspects, read_list, write_list, write_suspects
+from utils.eda.corrections import apply_corrections, list_suspects, read_images, read_list, write_list, write_suspects
 from utils.images import scan_folder
+from utils.report import update_report
 from utils.split import load_index, save_index, split_index
 
 HEADER = "path,sha256,action,note"
@@ -22,6 +23,17 @@ def scanned(tmp_path):
     (data / "cherry" / "bad.jpg").write_bytes(b"")
     (tmp_path / "run").mkdir()
     return tmp_path / "run", data, *scan_folder(data)
+
+
+def test_a_second_folder_of_the_same_name_does_not_replace_the_results_of_the_first(tmp_path):
+    first, second = (fill_folder(tmp_path / place / "photos", {"cat": 3, "dog": 3}) for place in "ab")
+    (tmp_path / "run").mkdir()
+    _, _, section = read_images(first, tmp_path / "run")
+    read_images(second, tmp_path / "run")  # there is no result yet
+    update_report(tmp_path / "run", "dataset", section)
+    read_images(tmp_path / "a" / ".." / "a" / "photos", tmp_path / "run")
+    with pytest.raises(InputError, match=f"holds the results of {first}, not of {second}: give this run a name"):
+        read_images(second, tmp_path / "run")
 
 
 def lines(index: pd.DataFrame, decisions: dict[str, str], header: str = HEADER, delimiter: str = ",") -> str:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from pandas.errors import ParserError, ParserWarning
 
-from utils.config import InputError, listing, relative
+from utils.config import CHECKPOINTS, InputError, listing, relative, require
 from utils.eda.probes import label_suspects, outliers
 from utils.files import whole_file
 from utils.images import count_skipped, scan_folder
+from utils.report import read_report
 from utils.split import PARTS
 
 COLUMNS = ["path", "sha256", "action", "note"]
@@ -24,11 +25,25 @@ OUTLIERS = 6
 def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
 
-    Raises InputError as `apply_corrections` does.
+    Raises InputError as `apply_corrections` does, and when the run's results are those of another folder, which they
+    would replace; what lies in ``checkpoints`` itself are the example's, or those of nobody who gave a name.
     """
+    place = relative(folder.resolve()).encode(errors="backslashreplace").decode()
+    known = read_report(run).get("dataset", {}).get("folder", place)
+    require(
+        run == CHECKPOINTS or known == place,
+        f"{relative(run)} holds the results of {known}, not of {place}: give this run a name of its own (--name; NAME "
+        f"in Jupyter). If the folder was only moved, remove {relative(run / 'report.json')}",
+    )
     index, refused, counts = apply_corrections(run, *scan_folder(folder))
     listed = refused[["path", "reason"]].to_dict("records")
-    section = {"images": len(index), "refused": listed, "skipped": count_skipped(folder), "corrections": counts}
+    section = {
+        "folder": place,
+        "images": len(index),
+        "refused": listed,
+        "skipped": count_skipped(folder),
+        "corrections": counts,
+    }
     return index, refused, section
 
 
