@@ -16,6 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
+EMBEDDED = ROOT / "data" / "train"  # the fruit, whose network is conv_net, as in the original study
 SEED = 0
 BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from utils.config import SEED, InputError, listing, relative
+from utils.config import EMBEDDED, SEED, InputError, listing, relative
 from utils.files import sha256, whole_file
 from utils.images import list_images, path_in
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
 REFUSED = "refused"
+FRUIT = r"(apple|cherry|tomato)_\d+"  # as the embedded images of one fruit begin
 MANIFEST = ["path", "class", "group", "sha256", "split"]
 
 
@@ -20,6 +21,13 @@ def minority_classes(labels: pd.Series) -> list[str]:
     """Name the classes that have fewer than half as many images as the largest one."""
     counts = labels.value_counts()
     return sorted(counts.index[counts < counts.max() / 2])
+
+
+def group_pattern(pattern: str | None, folder: Path) -> str:
+    """Return how the names of images of one object begin: as given, or, for None, as in the embedded fruit alone."""
+    if pattern is None:
+        return FRUIT if folder.resolve() == EMBEDDED else ""
+    return pattern
 
 
 def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
