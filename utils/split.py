@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from utils.config import EMBEDDED, SEED, InputError, listing, relative
+from utils.config import EMBEDDED, SEED, InputError, listing, relative, require
 from utils.files import sha256, whole_file
 from utils.images import list_images, path_in
 
@@ -17,9 +17,15 @@ FRUIT = r"(apple|cherry|tomato)_\d+"  # as the embedded images of one fruit begi
 MANIFEST = ["path", "class", "group", "sha256", "split"]
 
 
-def minority_classes(labels: pd.Series) -> list[str]:
-    """Name the classes that have fewer than half as many images as the largest one."""
+def minority_classes(labels: pd.Series, given: list[str] | None = None) -> list[str]:
+    """Name the classes that have fewer than half as many images as the largest one, or those that are `given`.
+
+    Raises InputError when one of these is no class.
+    """
     counts = labels.value_counts()
+    if given:
+        require(set(given) <= set(counts.index), f"MINORITY {given}: there are only {listing(sorted(counts.index))}")
+        return list(given)
     return sorted(counts.index[counts < counts.max() / 2])
 
 
