@@ -6,10 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import fill_folder
+from PIL import Image
 
 from utils.config import InputError
-from utils.eda.corrections import apply_corrections, list_suspects, read_list, write_list, write_suspects
+from utils.eda.corrections import (
+    apply_corrections,
+    list_suspects,
+    masks_beside,
+    read_images,
+    read_list,
+    write_list,
+    write_suspects,
+)
 from utils.images import scan_folder
+from utils.report import update_report
 from utils.split import load_index, save_index, split_index
 
 HEADER = "path,sha256,action,note"
@@ -22,6 +32,32 @@ def scanned(tmp_path):
     (data / "cherry" / "bad.jpg").write_bytes(b"")
     (tmp_path / "run").mkdir()
     return tmp_path / "run", data, *scan_folder(data)
+
+
+def test_a_second_folder_of_the_same_name_does_not_replace_the_results_of_the_first(tmp_path):
+    first, second = (fill_folder(tmp_path / place / "photos", {"cat": 3, "dog": 3}) for place in "ab")
+    (tmp_path / "run").mkdir()
+    _, _, section = read_images(first, tmp_path / "run")
+    read_images(second, tmp_path / "run")  # there is no result yet
+    update_report(tmp_path / "run", "dataset", section)
+    read_images(tmp_path / "a" / ".." / "a" / "photos", tmp_path / "run")
+    with pytest.raises(InputError, match=f"holds the results of {first}, not of {second}: give this run a name"):
+        read_images(second, tmp_path / "run")
+
+
+@pytest.mark.parametrize("mask", ["000.png", "000_mask.png", "000_Mask_1.png", "000-seg.jpg"])
+def test_masks_beside_photos_are_named(tmp_path, mask):
+    data = fill_folder(tmp_path / "photos", {"cat": 3, "dog": 3})
+    assert read_images(data, tmp_path / "run")[2]["caution"] == "", "a name in two classes is no mask"
+    Image.new("L", (60, 60)).save(data / "cat" / mask)
+    caution = read_images(data, tmp_path / "run")[2]["caution"]
+    assert "named as another one beside them: 1" in caution and f"cat/{mask}" in caution and "cat/000.jpg" in caution
+    assert "if they are masks" in caution
+
+
+@pytest.mark.parametrize("names", ["mask.png seg.png", "a1.jpg a2.jpg", "a.1.jpg a.2.jpg", "gasmask.jpg gas.jpg"])
+def test_names_that_merely_resemble_each_other_are_no_masks(names):
+    assert masks_beside(pd.Series([f"cat/{name}" for name in names.split()])) == ""
 
 
 def lines(index: pd.DataFrame, decisions: dict[str, str], header: str = HEADER, delimiter: str = ",") -> str:
@@ -56,6 +92,19 @@ def test_corrected_images_are_what_later_notebooks_read(scanned):
     assert read["사과/000.jpg"] == "cherry" and "cherry/001.jpg" not in read and len(read) == 9
 
 
+def test_images_of_a_class_called_drop_are_not_dropped(tmp_path):
+    run, data = tmp_path, fill_folder(tmp_path / "photos", {"Drop": 5, "puddle": 5})
+    index, refused = scan_folder(data)
+    (run / "corrections.csv").write_text(lines(index, {"puddle/000.jpg": "drop"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"drop is neither “drop image” nor a class \(puddle, class drop\)"):
+        apply_corrections(run, index, refused)
+    decisions = {"puddle/000.jpg": "class drop", "puddle/001.jpg": "Drop image", "Drop/000.jpg": "puddle"}
+    (run / "corrections.csv").write_text(lines(index, decisions), encoding="utf-8")
+    corrected, _, counts = apply_corrections(run, index, refused)
+    assert counts == {"relabelled": 2, "dropped": 1} and "puddle/001.jpg" not in set(corrected["path"])
+    assert classes(corrected)["puddle/000.jpg"] == "Drop" and classes(corrected)["Drop/000.jpg"] == "puddle"
+
+
 @pytest.mark.parametrize(
     ("delimiter", "encoding"),
     [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8")],
@@ -82,7 +131,7 @@ def test_all_lines_that_do_not_fit_are_named_at_once(scanned):
     with pytest.raises(InputError) as error:
         apply_corrections(run, index, refused)
     for sentence in (
-        "사과/000.jpg: pear is neither drop nor a class (cherry, 사과)",
+        "사과/000.jpg: pear is neither “drop” nor a class (cherry, 사과)",
         "사과/009.jpg: there is no such image any more",
         "cherry/001.jpg: its lines contradict each other (drop and 사과)",
         "cherry/002.jpg: its sha256 is missing",

@@ -6,10 +6,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from bench.copies import pair_scores
+from utils.config import EMBEDDED
 from utils.eda import duplicates
 from utils.eda.duplicates import describe_colors, describe_features, group_by_looks, group_images, join_groups
 from utils.images import read_pictures, scan_folder
-from utils.split import count_leaks, split_index
+from utils.split import count_leaks, group_pattern, name_groups, split_index
 
 OBJECTS, COPIES = 12, 3
 # the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
@@ -180,4 +181,22 @@ def test_a_copy_under_two_labels_is_named_and_stays_on_one_side_whatever_tells_t
 def test_names_that_tell_the_groups_spare_the_search_by_colors(altered, monkeypatch):
     folder, index, pictures = altered
     monkeypatch.setattr(duplicates, "describe_colors", pytest.fail)
-    group_images(folder, index, pictures, "[0-9a-f]", folder / "cache")
+    group_images(folder, index, pictures, "wrong|[0-9a-f]", folder / "cache")
+
+
+def test_images_whose_names_do_not_fit_are_grouped_by_their_looks(altered):
+    folder, index, pictures = altered
+    by_looks = group_images(folder, index, pictures, "", folder / "cache").names
+    some = group_images(folder, index, pictures, "[0-4]", folder / "cache")
+    assert some.told_by == "file names where they fit, and looks"
+    others = ~index["path"].str.contains("/[0-4]")
+    assert others.any() and not others.all()
+    together = by_looks[others].groupby(by_looks[others]).transform("size") > 1
+    assert together.any() and (some.names[others].groupby(by_looks[others]).nunique() == 1).all()
+
+
+def test_names_of_the_fruit_group_the_embedded_images_alone(tmp_path):
+    paths = pd.Series([f"apple/apple_20240611_{number:03d}.jpg" for number in range(9)])
+    assert name_groups(paths, group_pattern(None, tmp_path)).nunique() == 9
+    assert name_groups(paths, group_pattern(None, EMBEDDED)).nunique() == 1
+    assert group_pattern("", EMBEDDED) == "" and group_pattern("a", tmp_path) == "a"

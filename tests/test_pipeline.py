@@ -181,7 +181,7 @@ def run_first_cells(project: Path, name: str, count: int, **settings) -> subproc
         ("train", {"AUGMENT": "some"}, "AUGMENT 'some': use 'minority', 'all' or 'none'"),
         ("train", {"MINORITY": ["kiwi"]}, "MINORITY ['kiwi']: there are only cherry pie, tomato, 사과"),
         ("compare_models", {"PAIR": ("onnx", "tflite")}, "both must be among pytorch, onnx, int8"),
-        ("compare_models", {"MARGIN": 0}, "MARGIN 0: no number of images can exclude every loss"),
+        ("compare_models", {"MARGIN": 0}, "MARGIN is 0: it must be a number above 0 and at most 1"),
     ],
 )
 def test_setting_that_makes_no_sense_is_named(project, result, photos, name, settings, sentence):

@@ -66,11 +66,11 @@ def test_damaged_pretrained_weights(tmp_path, damage):
     assert "Traceback" not in done.stderr
 
 
-def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
-    data = fill_folder(tmp_path / "data", {"apple": 6, "plum": 6})
-    done = run_py(project, "--data", str(data), "--name", "fault", "-p", "SEED='seven'")
-    assert done.returncode == 1
-    assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
+def test_settings_that_make_no_sense_are_named_at_once(project):
+    done = run_py(project, "--name", "settings", "-p", "SEED='seven'", "-p", "BUDGET_MS=abc")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "SEED is 'seven': it must be a whole number, 0 or more" in done.stderr
+    assert "BUDGET_MS is 'abc': it must be a number above 0, or None" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import random
+import re
 import threading
 from collections.abc import Iterable
 from functools import cache
@@ -15,6 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
+EMBEDDED = ROOT / "data" / "train"  # the fruit, whose network is conv_net, as in the original study
 SEED = 0
 BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
@@ -61,6 +63,15 @@ def listing(names: Iterable[object], limit: int = 8) -> str:
     names = list(map(str, names))
     more = len(names) - limit
     return ", ".join(names if more < 2 else [*names[:limit], f"and {more} more"])
+
+
+def by_reason(refused: Iterable[dict]) -> list[str]:
+    """Write refused files (path, reason) a line for each reason, with the first files that it holds for."""
+    files: dict[str, list[dict]] = {}
+    for file in refused:
+        files.setdefault(re.sub(r" \([\d,]+ bytes[^)]*\)", "", file["reason"]), []).append(file)
+    reasons = {reason: alike[0]["reason"] if len(alike) == 1 else reason for reason, alike in files.items()}
+    return [f"{listing((file['path'] for file in files[reason]), 3)}: {shown}" for reason, shown in reasons.items()]
 
 
 def seed_everything(seed: int = SEED) -> None:

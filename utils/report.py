@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from utils.config import InputError, listing, relative
+from utils.config import InputError, by_reason, listing, relative
 from utils.files import likely_cause, whole_file
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,6 +73,7 @@ def environment(escape: bool):
         lstrip_blocks=True,
     )
     made.filters |= {
+        "by_reason": by_reason,
         "counts": list_counts,
         "listing": listing,
         "markdown": escape_markdown,

@@ -57,6 +57,9 @@ def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
     ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top", bbox=LABEL_BOX)
     ax.set(xscale="log", yscale="log", ylim=(low * 0.8, high), xlim=(margins.min() * 0.8, high))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
     return ax
 

@@ -3,20 +3,22 @@
 import csv
 import unicodedata
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.errors import ParserError, ParserWarning
 
-from utils.config import InputError, listing, relative
+from utils.config import CHECKPOINTS, InputError, listing, relative, require
 from utils.eda.probes import label_suspects, outliers
 from utils.files import whole_file
 from utils.images import count_skipped, scan_folder
+from utils.report import read_report
 from utils.split import PARTS
 
 COLUMNS = ["path", "sha256", "action", "note"]
-DROP = "drop"
+DROP, NO_CLASS = "drop", ""
 FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
 OUTLIERS = 6
 
@@ -24,11 +26,26 @@ OUTLIERS = 6
 def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
 
-    Raises InputError as `apply_corrections` does.
+    Raises InputError as `apply_corrections` does, and when the run's results are those of another folder, which they
+    would replace; what lies in ``checkpoints`` itself are the example's, or those of nobody who gave a name.
     """
+    place = relative(folder.resolve()).encode(errors="backslashreplace").decode()
+    known = read_report(run).get("dataset", {}).get("folder", place)
+    require(
+        run == CHECKPOINTS or known == place,
+        f"{relative(run)} holds the results of {known}, not of {place}: give this run a name of its own (--name; NAME "
+        f"in Jupyter). If the folder was only moved, remove {relative(run / 'report.json')}",
+    )
     index, refused, counts = apply_corrections(run, *scan_folder(folder))
     listed = refused[["path", "reason"]].to_dict("records")
-    section = {"images": len(index), "refused": listed, "skipped": count_skipped(folder), "corrections": counts}
+    section = {
+        "folder": place,
+        "images": len(index),
+        "refused": listed,
+        "skipped": count_skipped(folder),
+        "corrections": counts,
+        "caution": masks_beside(index["path"]),
+    }
     return index, refused, section
 
 
@@ -47,15 +64,16 @@ def apply_corrections(
     decided = decided[decided["action"] != ""]
     files = pd.concat([index, refused])
     digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
-    classes = {plain(name).casefold(): name for name in sorted(index["class"].unique())}
-    if problems := _list_problems(decided, digests, classes):
+    meanings = _meanings(index["class"].unique())
+    if problems := _list_problems(decided, digests, meanings):
         raise InputError(
             f"{relative(run / 'corrections.csv')} does not fit the images: {'; '.join(problems)}. Mend these lines or "
             "take them out (they may still stand in suspects.csv), and run EDA.ipynb again"
         )
     actions = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
-    dropped = actions["action"].str.casefold() == DROP
-    corrected = index.assign(**{"class": actions["action"].str.casefold().map(classes).fillna(index["class"])})
+    chosen = actions["action"].str.casefold().map(meanings).fillna(index["class"])
+    dropped = chosen == NO_CLASS
+    corrected = index.assign(**{"class": chosen.where(~dropped, index["class"])})
     _stop_at_small_classes(run / "corrections.csv", index["class"], corrected["class"][~dropped])
     new = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
     if len(new):  # EDA will write the suspects anew
@@ -64,6 +82,19 @@ def apply_corrections(
     refused = pd.concat([refused, index.assign(reason=reasons).loc[dropped, refused.columns]])
     counts = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
     return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
+
+
+def masks_beside(paths: pd.Series) -> str:
+    """Say how many images bear another one's name, as masks do: x.png or x_mask.png beside x.jpg; nothing for none."""
+    ending = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"
+    names = paths.str.replace(ending, "", regex=True, case=False)
+    alike = paths[names.duplicated(keep=False)]
+    if alike.empty:
+        return ""
+    return (
+        f"images named as another one beside them: {names.duplicated().sum()} ({listing(alike, 2)}). They are learned "
+        "as photos: if they are masks, or edits of one photo, move them out of the folder"
+    )
 
 
 def list_suspects(
@@ -153,15 +184,25 @@ def _as_typed(cell: str) -> str:
     return cell.removeprefix("'") if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _list_problems(decided: pd.DataFrame, digests: dict[str, str], classes: dict[str, str]) -> list[str]:
-    """Say what is wrong with the decisions, given the files' hashes by path and the classes' names by spelling."""
+def _meanings(classes: Iterable[str]) -> dict[str, str]:
+    """Map what may stand as an action, in small letters, to a class, or to NO_CLASS for an image to drop."""
+    meanings = {plain(name).casefold(): name for name in sorted(classes)}
+    if DROP not in meanings:
+        return meanings | {DROP: NO_CLASS}
+    of_that_name = meanings.pop(DROP)  # the word alone may mean either, so it means nothing
+    return meanings | {f"class {DROP}": of_that_name, f"{DROP} image": NO_CLASS}
+
+
+def _list_problems(decided: pd.DataFrame, digests: dict[str, str], meanings: dict[str, str]) -> list[str]:
+    """Say what is wrong with the decisions, given the files' hashes by path and what actions mean."""
     problems = []
+    words = {class_name: word for word, class_name in meanings.items()}
+    drop = words.pop(NO_CLASS)
+    known = listing(word if word == f"class {DROP}" else class_name for class_name, word in words.items())
     for name, lines in decided.groupby("path", sort=False):
         actions = lines["action"].unique()
-        unknown = [action for action in actions if action.casefold() not in {DROP, *classes}]
-        problems += [
-            f"{name}: {action} is neither drop nor a class ({listing(classes.values())})" for action in unknown
-        ]
+        unknown = [action for action in actions if action.casefold() not in meanings]
+        problems += [f"{name}: {action} is neither “{drop}” nor a class ({known})" for action in unknown]
         if len({action.casefold() for action in actions}) > 1:
             problems.append(f"{name}: its lines contradict each other ({' and '.join(actions)})")
         if name not in digests:

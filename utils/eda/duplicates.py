@@ -56,17 +56,20 @@ class Groups(NamedTuple):
 
 
 def group_images(folder: Path, index: pd.DataFrame, pictures: np.ndarray, pattern: str, cache: Path) -> Groups:
-    """Group images by what `pattern` matches of their names or, where it fits no two of them, by their looks.
+    """Group images by what `pattern` matches of their names, and those that it does not match by their looks.
 
     Near-duplicates of two classes, of which one has the wrong label, are one group in any case.
     """
     features = describe_features(folder, index, cache)
-    across = pairs_across(index, features)
+    pairs = across = pairs_across(index, features)
     groups, told_by = name_groups(index["path"], pattern), "file name"
-    if not groups.duplicated().any():
+    unnamed = np.flatnonzero(groups == index["path"])
+    if len(unnamed):
         colors = describe_colors(pictures, index["class"].to_numpy())
-        groups, told_by = group_by_looks(index, [colors, features]), "looks"
-    return Groups(join_groups(index, groups, across), told_by, across)
+        first = pd.Index(index["path"]).get_indexer(group_by_looks(index, [colors, features]))
+        pairs = np.concatenate([across, np.stack([unnamed, first[unnamed]], axis=1)])
+        told_by = "looks" if len(unnamed) == len(index) else "file names where they fit, and looks"
+    return Groups(join_groups(index, groups, pairs), told_by, across)
 
 
 def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likeness:

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import DataLoader
 
-from utils.config import CHECKPOINTS, ROOT, SEED, require
+from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.eda.probes import frozen_features, predict
 from utils.features import to_onnx
@@ -22,7 +22,6 @@ from utils.pretrained import PACKAGED, is_installed, split_arch
 from utils.split import separable_groups
 from utils.stopwatch import time_calls
 
-EMBEDDED = ROOT / "data" / "train"  # whose network is conv_net, as in the original study
 FAST = "efficientnet_lite0@128"  # a baseline in every run; the search for near-duplicates has computed its features
 INT8_TIME = 0.7  # of float's, as measured for efficientnet_lite0: for other networks an estimate
 INT8_BYTES = 0.27  # likewise

@@ -136,11 +136,10 @@ def choose(
     """Take the strategy that the setting AUGMENT names or, if that is None, choose one by the table of `compare`.
 
     That is to vary the minority only, unless another strategy is better beyond doubt, or unless variation gives the
-    class away. Returns it, and its `name` and the `reason` for the report. Raises InputError where AUGMENT or MINORITY
-    make no sense.
+    class away. Returns it, and its `name` and the `reason` for the report. Raises InputError where AUGMENT makes no
+    sense.
     """
     classes = list(classes)
-    require(set(minority) <= set(classes), f"MINORITY {minority}: there are only {listing(classes)}")
     known = strategies([classes.index(name) for name in minority], len(classes))
     require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
     if augment:
