@@ -5,6 +5,7 @@ for another network than conv_net, of 224; runs the four notebooks on it, and th
 seconds and the peak memory of each.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def main() -> None:
     arch = sys.argv[3] if len(sys.argv) > 3 else "conv_net"
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), images, classes, side=64 if arch == "conv_net" else 224)
+        shutil.rmtree(run.ROOT / "checkpoints" / "bench", ignore_errors=True)  # or it would be another folder's run
         settings = {"NAME": "bench", "DATA": folder, "GROUPS": "", "ARCH": arch}
         print(f"{images} images in {classes} classes, {arch}", flush=True)
         for name in run.NOTEBOOKS:

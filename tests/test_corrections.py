@@ -45,9 +45,15 @@ def test_a_second_folder_of_the_same_name_does_not_replace_the_results_of_the_fi
         read_images(second, tmp_path / "run")
 
 
+def test_classes_of_a_few_images_are_named(tmp_path):
+    data = fill_folder(tmp_path / "photos", {"cat": 3, "dog": 9, "cow": 10})
+    caution = read_images(data, tmp_path / "run")[2]["caution"]
+    assert caution.startswith("classes with fewer than 10 images: cat 3, dog 9. So few tell nothing")
+
+
 @pytest.mark.parametrize("mask", ["000.png", "000_mask.png", "000_Mask_1.png", "000-seg.jpg"])
 def test_masks_beside_photos_are_named(tmp_path, mask):
-    data = fill_folder(tmp_path / "photos", {"cat": 3, "dog": 3})
+    data = fill_folder(tmp_path / "photos", {"cat": 10, "dog": 10})
     assert read_images(data, tmp_path / "run")[2]["caution"] == "", "a name in two classes is no mask"
     Image.new("L", (60, 60)).save(data / "cat" / mask)
     caution = read_images(data, tmp_path / "run")[2]["caution"]

@@ -130,6 +130,26 @@ def test_card_says_what_becomes_of_a_photo_of_something_else(run, deployed, work
     assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), card(run)[1], re.DOTALL)
 
 
+def test_card_says_that_too_few_groups_tell_nothing_and_shows_the_cautions_of_the_data(run):
+    nothing = {"auroc": float("nan"), "auroc_ci95": [float("nan")] * 2, "works": False}
+    extend_report(run, "train", {"novelty": NOVELTY | nothing})
+    extend_report(run, "dataset", {"caution": "classes with fewer than 10 images: a 3"})
+    text = card(run)[1]
+    assert "AUROC unknown (too few groups)" in text and "nan" not in text
+    assert "classes with fewer than 10 images: a 3" in text
+
+
+def test_command_line_names_bad_files_by_reason_and_what_to_be_careful_about():
+    refused = [{"path": f"a/{number}.jpg", "reason": "it is a pointer"} for number in range(2100)]
+    dataset = {"images": 9, "classes": {"a": 9}, "groups": 9, "choice": "x", "refused": refused, "caution": "masks"}
+    said = render("headline.txt", notebook="EDA", report={"dataset": dataset | {"skipped": {".mov": 1}}})
+    assert [line.strip() for line in said.splitlines()][2:] == [
+        "refused: a/0.jpg, a/1.jpg, a/2.jpg, and 2097 more: it is a pointer",
+        "skipped, as no images: .mov 1",
+        "caution: masks",
+    ]
+
+
 def test_card_says_what_the_report_says(run):
     text = card(run)[1]
     report = read_report(run)["comparison"]

@@ -21,6 +21,7 @@ COLUMNS = ["path", "sha256", "action", "note"]
 DROP, NO_CLASS = "drop", ""
 FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
 OUTLIERS = 6
+FEW = 10  # images; where all of so many are right, the class's recall may still be 0.7
 
 
 def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
@@ -44,7 +45,7 @@ def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, di
         "refused": listed,
         "skipped": count_skipped(folder),
         "corrections": counts,
-        "caution": masks_beside(index["path"]),
+        "caution": ". ".join(filter(None, [few_images(index["class"]), masks_beside(index["path"])])),
     }
     return index, refused, section
 
@@ -82,6 +83,18 @@ def apply_corrections(
     refused = pd.concat([refused, index.assign(reason=reasons).loc[dropped, refused.columns]])
     counts = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
     return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
+
+
+def few_images(labels: pd.Series) -> str:
+    """Name the classes with fewer than FEW images, of which no number tells anything; nothing where there is none."""
+    counts = labels.value_counts().sort_index()
+    small = [f"{name} {count}" for name, count in counts[counts < FEW].items()]
+    if not small:
+        return ""
+    return (
+        f"classes with fewer than {FEW} images: {listing(small)}. So few tell nothing of a class: all numbers that "
+        "rest on them, their intervals too, may be chance"
+    )
 
 
 def masks_beside(paths: pd.Series) -> str:
