@@ -73,7 +73,7 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kept = np.flatnonzero(squares > squares[-1] * NOTHING)[-AXES:]
     if tall:
         return mean, vectors[:, kept].T
-    lengths = np.sqrt(squares[kept].clip(np.finfo(float).tiny))
+    lengths = np.sqrt(squares[kept].clip(np.finfo(np.float32).tiny))
     return mean, (vectors[:, kept] / lengths).T.astype(rows.dtype) @ centered
 
 
