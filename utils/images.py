@@ -248,10 +248,6 @@ def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
     return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
-
-
 def _visible(entry: os.DirEntry) -> bool:
     return not entry.name.startswith(".") and entry.name not in SYSTEM_NAMES
 
