@@ -42,10 +42,7 @@ def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProt
 
     `detector` has the arrays of `utils.train.novelty.Detector`, in the order of torch's features.
     """
-    last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1].input[0]
-    joined = next((node for node in model.graph.node if node.op_type == "Concat" and last in node.output), None)
-    if joined:
-        last = joined.input[-1]  # the features of the network's own last layer come last
+    last = _last_features(model)
     order = _order_of_features(model, last)
     constants = {name: np.asarray(values) for name, values in detector.items()}
     constants.update(weight=constants["weight"][:, order], mean=constants["mean"][order])
@@ -59,6 +56,18 @@ def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProt
     whole = compose.merge_models(model, distance, io_map=[(last, "novelty_features")])
     whole.graph.output.sort(key=lambda value: value.name != answer)
     return whole
+
+
+def _last_features(model: ModelProto) -> str:
+    """Name the tensor that the network's own last layer sees: of joined or split blocks the last one."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    layer = producers[model.graph.output[0].name]
+    if layer.op_type == "Sum":  # see `graph.split_last_layer`
+        layer = producers[layer.input[-1]]
+    if layer.op_type not in ("Gemm", "MatMul"):
+        layer = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+    joined = producers.get(layer.input[0])
+    return joined.input[-1] if joined and joined.op_type == "Concat" else layer.input[0]
 
 
 def _order_of_features(model: ModelProto, features: str) -> np.ndarray:
