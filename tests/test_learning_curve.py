@@ -1,30 +1,37 @@
-"""The learning curve: measured on groups never seen, extended as far as it may be, and put in words."""
+"""The learning curve: measured on groups never seen, extended as far as it may be, and what more would gain."""
 
 import numpy as np
 import pytest
-from utils.train.more_images import describe, report_curves
-from utils.train.power_law import extend_errors, forecast
 
 from utils.train import learning_curve
-from utils.train.head import Views
-from utils.train.learning_curve import Curve, measured, thin_class, trace_curve
+from utils.train.feature_table import FeatureTable
+from utils.train.learning_curve import (
+    Curve,
+    extend_errors,
+    forecast,
+    gains,
+    measured,
+    report_curves,
+    thin_class,
+    trace_curve,
+)
 
 CLASSES = ["apple", "cherry", "tomato"]
 
 
-def clouds(counts: tuple[int, ...], apart: float, versions: int = 0) -> Views:
+def clouds(counts: tuple[int, ...], apart: float, versions: int = 0) -> FeatureTable:
     """Classes as clouds, in groups of two; of the last class `versions` of each image follow."""
     generator, labels = np.random.default_rng(0), np.repeat(np.arange(len(counts)), counts)
     features = apart * generator.normal(size=(len(counts), 20))[labels] + generator.normal(size=(len(labels), 20))
     rows = [*range(len(labels)), *(versions * list(np.flatnonzero(labels == len(counts) - 1)))]
     paths, groups = np.array([f"{row}.jpg" for row in range(len(labels))]), np.arange(len(labels)) // 2
-    return Views(features.astype(np.float32)[rows], paths[rows], labels[rows], groups[rows])
+    return FeatureTable(features.astype(np.float32)[rows], paths[rows], labels[rows], groups[rows])
 
 
 @pytest.fixture(scope="module")
-def hard() -> tuple[Views, Curve]:
-    views = clouds((60, 60, 24), apart=0.35, versions=2)
-    return views, trace_curve(views, 3)
+def hard() -> tuple[FeatureTable, Curve]:
+    table = clouds((60, 60, 24), apart=0.35, versions=2)
+    return table, trace_curve(table, 3)
 
 
 def test_sizes_double_and_more_images_make_fewer_mistakes(hard):
@@ -37,16 +44,16 @@ def test_sizes_double_and_more_images_make_fewer_mistakes(hard):
     assert measured(curve, 2)["score"].iloc[-1] == (curve.answers[-1, 0][curve.labels == 2] == 2).mean()
 
 
-def test_no_head_has_seen_the_group_that_it_is_asked_about():
+def test_no_head_has_seen_the_group_that_it_predicts():
     """Groups are told by their features alone, and labels are drawn at random: whoever has seen a group knows it."""
     generator = np.random.default_rng(0)
     groups, labels = np.repeat(np.arange(40), 4), np.repeat(np.arange(40) % 2, 4)
     features = 5 * generator.normal(size=(40, 30))[groups] + 0.01 * generator.normal(size=(160, 30))
-    curve = trace_curve(Views(features.astype(np.float32), np.arange(160).astype(str), labels, groups), 2)
+    curve = trace_curve(FeatureTable(features.astype(np.float32), np.arange(160).astype(str), labels, groups), 2)
     assert 0.3 < measured(curve)["score"].iloc[-1] < 0.7
 
 
-def test_of_many_images_some_are_asked_about(hard, monkeypatch):
+def test_of_many_images_some_are_predicted(hard, monkeypatch):
     monkeypatch.setattr(learning_curve, "MANY", 100)
     curve = trace_curve(hard[0], 3, shares=(1,))
     assert 50 < len(curve.labels) == curve.answers.shape[2] < 65
@@ -54,8 +61,8 @@ def test_of_many_images_some_are_asked_about(hard, monkeypatch):
 
 
 def test_thinning_one_class_leaves_the_others_whole(hard):
-    views, curve = hard
-    of_last = thin_class(views, curve, 2)
+    table, curve = hard
+    of_last = thin_class(table, curve, 2)
     np.testing.assert_allclose(of_last.images[0, :2], curve.images[-1, :2])
     assert of_last.images[0, 2] == pytest.approx(curve.images[-1, 2] / 2, rel=0.1)
     assert (of_last.answers[-1, 0] == curve.answers[-1, 0]).all()
@@ -71,30 +78,34 @@ def test_power_law_is_found_again():
 
 def test_forecast_grows_unsure_with_distance_and_never_beyond_all_right(hard):
     curve = hard[1]
-    table = forecast(curve, curve.sizes[-1] * np.array([1, 2, 4]), curve.spread())
+    table = forecast(curve, curve.sizes[-1] * np.array([1, 2, 4]), curve.deviation())
     assert table["gain"].iloc[0] == table["gain_low"].iloc[0] == table["gain_high"].iloc[0] == 0
     assert (np.diff(table["gain_high"] - table["gain_low"]) > 0).all()
     assert table["high"].max() <= 1 and (table["gain"].diff().dropna() > 0).all()
 
 
 @pytest.mark.parametrize("case", ["steep", "flat", "few groups"])
-def test_sentence_says_what_to_do(case):
-    views = clouds((60, 60, 24), apart=0.35 if case == "steep" else 3)
+def test_what_more_photos_would_gain(case):
+    table = clouds((60, 60, 24), apart=0.35 if case == "steep" else 3)
     if case == "few groups":
-        views = views._replace(groups=views.labels * 4 + views.groups % 4)
-    curve = trace_curve(views, 3)
-    report = report_curves(curve, thin_class(views, curve, 2), CLASSES, more=50)
-    sentence = describe(report)
-    assert "50 more images of tomato would gain **+" in sentence and report["smallest"] == "tomato"
-    assert ("The curve is flat: more of the same will not help." in sentence) == (case == "flat")
-    assert ("So few groups (apple 4, cherry 4, tomato 4)" in sentence) == (case == "few groups")
+        table = table._replace(groups=table.labels * 4 + table.groups % 4)
+    curve = trace_curve(table, 3)
+    report = report_curves(curve, thin_class(table, curve, 2), CLASSES, more=50)
+    rows = gains(report)
+    assert rows.index.tolist() == ["50 more of tomato", "50 more of every class", "twice as many of all"]
+    assert (rows["low"] <= rows["gain"]).all() and (rows["gain"] <= rows["high"]).all()
+    assert report["smallest"] == "tomato" and report["extended"][0]["gain"] == 0
+    few = dict.fromkeys(CLASSES, 4) if case == "few groups" else {}
+    assert report["few_groups"] == few
     if case == "steep":
-        assert 0.01 < report["gain_smallest"]["gain"] < report["gain_each"]["gain"] + 0.1
+        assert 0.01 < rows["gain"].iloc[0] < rows["gain"].iloc[1] + 0.1
         assert report["extended"][0]["macro_f1"] == pytest.approx(report["macro_f1"][-1]["score"])
+    if case == "flat":
+        assert rows["gain"].abs().max() < 0.01
 
 
 def test_a_forecast_goes_no_farther_than_four_times_as_many():
-    views = clouds((30, 30, 30), apart=3)
-    curve = trace_curve(views, 3)
-    report = report_curves(curve, thin_class(views, curve, 0), CLASSES, more=5000)
+    table = clouds((30, 30, 30), apart=3)
+    curve = trace_curve(table, 3)
+    report = report_curves(curve, thin_class(table, curve, 0), CLASSES, more=5000)
     assert report["gain_smallest"]["images"] == pytest.approx(90, abs=2)

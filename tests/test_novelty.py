@@ -1,4 +1,4 @@
-"""None of the classes: strangers are told from what is known, and the deployed file says it as training measured it."""
+"""Out-of-distribution images lie farther than known ones, and the deployed file says so as training measured it."""
 
 import numpy as np
 import onnx
@@ -7,18 +7,19 @@ import pytest
 import torch
 from nets import CLASSES, PREPROCESSING, to_int8
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from utils.train.discriminant import fit_layer
 
 from utils.cross_validation import fold_numbers
 from utils.datasets import evaluation_transform
-from utils.features import extract_features, fingerprint
+from utils.features import extract_features, fingerprint, last_block
 from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked
 from utils.predict import Classifier
-from utils.train import novelty, strangers
-from utils.train.head import Views, attach_head
+from utils.train import novelty
+from utils.train.feature_table import FeatureTable, attach_head
+from utils.train.head import Head
 
 
 def clouds(classes: int, per_class: int, seed: int = 0, size: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +31,7 @@ def clouds(classes: int, per_class: int, seed: int = 0, size: int = 60) -> tuple
     return np.abs(centers[labels] + noise).astype(np.float32), labels
 
 
-def test_strangers_are_far_and_new_images_of_known_classes_are_not():
+def test_an_unknown_class_is_far_and_new_images_of_known_ones_are_not():
     features, labels = clouds(5, 40)
     detector = novelty.fit_detector(features[labels < 4], labels[labels < 4])
     new, truth = clouds(5, 200, seed=1)
@@ -74,46 +75,69 @@ class Body(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def known() -> tuple[Views, pd.DataFrame, np.ndarray]:
-    """Four clouds as images that have been looked at, four to a group, and their folds."""
+def known() -> tuple[FeatureTable, pd.DataFrame, np.ndarray]:
+    """Four clouds as the features of images, four to a group, and their folds."""
     features, labels = clouds(4, 40)
     index = pd.DataFrame({"path": [f"{row}.jpg" for row in range(160)], "class": [f"class {each}" for each in labels]})
     index["group"] = np.arange(160) // 4
-    body = Body(features.shape[1], 4)
-    views = Views(features, index["path"].to_numpy(), labels, index["group"].to_numpy())
-    return views._replace(body=fingerprint(body)), index, fold_numbers(labels, index["group"].to_numpy(), 7, 0)
+    table = FeatureTable(features, index["path"].to_numpy(), labels, index["group"].to_numpy())
+    body = fingerprint(Body(features.shape[1], 4))
+    return table._replace(body=body), index, fold_numbers(labels, index["group"].to_numpy(), 7, 0)
 
 
-def test_each_class_plays_the_stranger_once_and_training_never_sees_it(known):
-    views, index, fold_of = known
+def test_each_class_is_left_out_once_and_training_never_sees_it(known):
+    table, index, fold_of = known
     trained_on = []
 
     def fit(train, valid):
         trained_on.append(set(train["class"]) | set(valid["class"]))
-        rows = views.plain(train)
-        return attach_head(Body(60, 4), fit_layer(rows.features, rows.labels, rows.groups, 4).layer)
+        rows = table.plain(train)
+        return attach_head(Body(60, 4), Head(num_classes=4).fit(rows.features, rows.labels, rows.groups))
 
-    table = strangers.leave_one_out(fit, views, index, fold_of, Body(60, 4))
+    shown = novelty.leave_classes_out(fit, table, index, fold_of, Body(60, 4))
     assert all(len(set(index["class"]) - known) == 1 for known in trained_on)
     assert set.intersection(*trained_on) == set()
-    assert set(table["left_out"]) == set(index["class"])
-    assert (table.groupby("left_out")["stranger"].sum() == 40).all()
-    scores = {measure: strangers.score_strangers(table, measure) for measure in ("novelty", "energy")}
-    for score in scores.values():
-        assert 0 <= score["low"] <= score["auroc"] <= score["high"] <= 1
-    assert scores["novelty"]["auroc"] > 0.9 and scores["novelty"]["caught"] > 0.5
+    assert set(shown["left_out"]) == set(index["class"])
+    assert (shown.groupby("left_out")["outside"].sum() == 40).all()
+    score = novelty.score(shown)
+    assert 0.9 < score["low"] <= score["auroc"] <= score["high"] <= 1
+    assert score["works"] and score["caught"] > 0.5
+
+
+def test_only_the_features_of_the_last_block_are_looked_at(known):
+    """Inner blocks that vary at random would hide what is out of distribution."""
+    table, index, fold_of = known
+    noise = 100 * np.random.default_rng(0).normal(size=(160, 50)).astype(np.float32)
+    joined = table._replace(features=np.hstack([noise, table.features]), sizes=[50, 60])
+    alone, both = (
+        novelty.fit(Body(60, 4), part, index).distances(part.last_features_of(Body(60, 4), index))
+        for part in (table, joined)
+    )
+    np.testing.assert_array_equal(alone, both)
+
+
+def test_so_few_groups_that_no_class_can_be_left_out_are_no_skill(known):
+    table, index, _ = known
+    few = index.assign(group=index["class"])
+    fold_of = fold_numbers(table.labels, few["group"].to_numpy(), 7, 0)
+    shown = novelty.leave_classes_out(None, table, few[:80], fold_of[:80], Body(60, 4))
+    score = novelty.score(shown)
+    assert np.isnan(score["auroc"]) and not score["works"]
+    assert novelty.describe(score, {}).startswith("Too few groups to leave a class out")
 
 
 def test_auroc_is_that_of_scikit_learn_and_chance_is_not_taken_for_skill():
-    from sklearn.metrics import roc_auc_score
-
     generator = np.random.default_rng(0)
-    table = pd.DataFrame({"left_out": "a", "group": np.arange(300), "stranger": np.arange(300) < 100})
-    table["novelty"] = generator.normal(size=300).round(1)
-    score = strangers.score_strangers(table)
-    assert score["auroc"] == pytest.approx(roc_auc_score(table["stranger"], table["novelty"]))
-    assert score["low"] < 0.5 < score["high"] and score["low"] < strangers.WORKS
-    assert strangers.score_strangers(table.assign(novelty=table["stranger"] + 0.0))["low"] == 1
+    table = pd.DataFrame({"left_out": "a", "group": np.arange(300), "outside": np.arange(300) < 100})
+    table["distance"] = generator.normal(size=300).round(1)
+    score = novelty.score(table)
+    assert score["auroc"] == pytest.approx(roc_auc_score(table["outside"], table["distance"]))
+    assert score["low"] < 0.5 < score["high"] and not score["works"]
+    limit = {"threshold": 1.0, "low": 0.9, "high": 1.1}
+    assert "detection stays off" in novelty.describe(score, limit)
+    perfect = novelty.score(table.assign(distance=table["outside"] + 0.0))
+    assert perfect["low"] == 1 and perfect["works"]
+    assert "says `unknown` 100% of the time" in novelty.describe(perfect, limit)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +154,7 @@ def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepare
     """In INT8, the features come in another order and are rounded."""
     transform = evaluation_transform(PREPROCESSING)
     images = torch.stack([transform(read_image(photo)) for photo in photos])
-    features = extract_features(conv_net, DataLoader(TensorDataset(images), batch_size=64))
+    features = last_block(extract_features(conv_net, DataLoader(TensorDataset(images), batch_size=64)), conv_net.sizes)
     detector = novelty.fit_detector(features, np.arange(24) % 3)
     expected, source = detector.distances(features), conv_net_file
     if kind == "int8":
@@ -144,21 +168,3 @@ def test_deployed_file_measures_as_training_did(conv_net, conv_net_file, prepare
     assert found.shape == (24,) and outputs[0]["probabilities"].shape == (3,)
     np.testing.assert_allclose(found, expected, rtol=1e-3 if kind == "float" else 0.1)
     assert np.corrcoef(found, expected)[0, 1] > 0.95
-
-
-def test_pictures_of_nothing_are_shown_beside_what_they_take_after(conv_net):
-    images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    images = nn.functional.avg_pool2d(images, 15, stride=1, padding=7)  # blurred, so that tiles have edges
-    features = extract_features(conv_net, DataLoader(TensorDataset(images), batch_size=64))
-    shown = strangers.show_made_up(conv_net, novelty.fit_detector(features, np.arange(12) % 3), images)
-    assert (shown.groupby(["left_out", "stranger"]).size() == 12).all() and shown["left_out"].nunique() == 3
-    scores = strangers.compare_measures(shown[shown["left_out"] == "noise"])
-    assert scores.loc["novelty", "auroc"] == scores.loc["novelty", "caught"] == 1
-
-
-def test_tiles_are_shuffled_and_none_is_lost():
-    image = torch.arange(16.0).reshape(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(1, 3, 32, 32)
-    shuffled = strangers._shuffle_tiles(image, torch.Generator().manual_seed(0))
-    assert shuffled.shape == image.shape and not torch.equal(shuffled, image)
-    assert torch.equal(shuffled.flatten().sort().values, image.flatten().sort().values)
-    assert (shuffled[0, 0, ::8, ::8].flatten().sort().values == torch.arange(16.0)).all()
