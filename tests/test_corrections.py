@@ -1,6 +1,8 @@
 """What a person decided about images is applied, counted, kept, and never lost."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,8 @@ from PIL import Image
 from utils.config import InputError
 from utils.eda.corrections import (
     apply_corrections,
+    cautions,
     list_suspects,
-    masks_beside,
     read_images,
     read_list,
     write_list,
@@ -48,7 +50,20 @@ def test_a_second_folder_of_the_same_name_does_not_replace_the_results_of_the_fi
 def test_classes_of_a_few_images_are_named(tmp_path):
     data = fill_folder(tmp_path / "photos", {"cat": 3, "dog": 9, "cow": 10})
     caution = read_images(data, tmp_path / "run")[2]["caution"]
-    assert caution.startswith("classes with fewer than 10 images: cat 3, dog 9. So few tell nothing")
+    assert caution.startswith("cat 3, dog 9: fewer than 10 images tell nothing of a class")
+
+
+def test_colors_of_12_bits_in_files_of_16_do_not_turn_black_in_silence(tmp_path):
+    data = fill_folder(tmp_path / "photos", {"cat": 10, "dog": 10})
+    row = b"\0" + np.full((9, 3), 4000, ">u2").tobytes()
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(row * 9), b"IEND": b""}
+    parts = [struct.pack(">I", len(body)) + kind + body for kind, body in chunks.items()]
+    sums = [struct.pack(">I", zlib.crc32(part[4:])) for part in parts]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(part + check for part, check in zip(parts, sums, strict=True))
+    (data / "cat" / "microscope.png").write_bytes(content)
+    index, _, section = read_images(data, tmp_path / "run")
+    assert "images that are nearly black: 1 (cat/microscope.png)" in section["caution"]
+    assert "RGB, nearly black" in set(index["mode"])
 
 
 @pytest.mark.parametrize("mask", ["000.png", "000_mask.png", "000_Mask_1.png", "000-seg.jpg"])
@@ -57,13 +72,18 @@ def test_masks_beside_photos_are_named(tmp_path, mask):
     assert read_images(data, tmp_path / "run")[2]["caution"] == "", "a name in two classes is no mask"
     Image.new("L", (60, 60)).save(data / "cat" / mask)
     caution = read_images(data, tmp_path / "run")[2]["caution"]
-    assert "named as another one beside them: 1" in caution and f"cat/{mask}" in caution and "cat/000.jpg" in caution
+    assert (
+        "2 images bear the name of another one beside them" in caution
+        and f"cat/{mask}" in caution
+        and "cat/000.jpg" in caution
+    )
     assert "if they are masks" in caution
 
 
 @pytest.mark.parametrize("names", ["mask.png seg.png", "a1.jpg a2.jpg", "a.1.jpg a.2.jpg", "gasmask.jpg gas.jpg"])
 def test_names_that_merely_resemble_each_other_are_no_masks(names):
-    assert masks_beside(pd.Series([f"cat/{name}" for name in names.split()])) == ""
+    paths = [f"cat/{name}" for name in names.split()] + [f"cat/{number}" for number in range(10)]
+    assert cautions(pd.DataFrame({"path": paths, "class": "cat", "mode": "RGB"})) == ""
 
 
 def lines(index: pd.DataFrame, decisions: dict[str, str], header: str = HEADER, delimiter: str = ",") -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
 
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
+DARK, BLACK = 32, ", nearly black"  # what is added to the mode of an image without a brighter value, of 255
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
 HEIC = {".heic", ".heif"}
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow knows them and opens none by itself
@@ -245,6 +246,8 @@ def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
     with Image.open(path) as image:
         # of the file, as the picture is RGB in any case; of 16-bit grey with its white, so that EDA's table tells it
         mode = f"{image.mode}, white {white}" if (white := _white(image)) else image.mode
+    if max(brightest for _, brightest in picture.getextrema()) < DARK:
+        mode += BLACK
     return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
 
 

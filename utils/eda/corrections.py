@@ -13,7 +13,7 @@ from pandas.errors import ParserError, ParserWarning
 from utils.config import CHECKPOINTS, InputError, listing, relative, require
 from utils.eda.probes import label_suspects, outliers
 from utils.files import whole_file
-from utils.images import count_skipped, scan_folder
+from utils.images import BLACK, count_skipped, scan_folder
 from utils.report import read_report
 from utils.split import PARTS
 
@@ -21,6 +21,7 @@ COLUMNS = ["path", "sha256", "action", "note"]
 DROP, NO_CLASS = "drop", ""
 FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
 OUTLIERS = 6
+ENDING = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"  # beside x.jpg: x.png, x_mask.png
 FEW = 10  # images; where all of so many are right, the class's recall may still be 0.7
 
 
@@ -45,7 +46,7 @@ def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, di
         "refused": listed,
         "skipped": count_skipped(folder),
         "corrections": counts,
-        "caution": ". ".join(filter(None, [few_images(index["class"]), masks_beside(index["path"])])),
+        "caution": cautions(index),
     }
     return index, refused, section
 
@@ -85,29 +86,21 @@ def apply_corrections(
     return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
 
 
-def few_images(labels: pd.Series) -> str:
-    """Name the classes with fewer than FEW images, of which no number tells anything; nothing where there is none."""
-    counts = labels.value_counts().sort_index()
-    small = [f"{name} {count}" for name, count in counts[counts < FEW].items()]
-    if not small:
-        return ""
-    return (
-        f"classes with fewer than {FEW} images: {listing(small)}. So few tell nothing of a class: all numbers that "
-        "rest on them, their intervals too, may be chance"
-    )
-
-
-def masks_beside(paths: pd.Series) -> str:
-    """Say how many images bear another one's name, as masks do: x.png or x_mask.png beside x.jpg; nothing for none."""
-    ending = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"
-    names = paths.str.replace(ending, "", regex=True, case=False)
-    alike = paths[names.duplicated(keep=False)]
-    if alike.empty:
-        return ""
-    return (
-        f"images named as another one beside them: {names.duplicated().sum()} ({listing(alike, 2)}). They are learned "
-        "as photos: if they are masks, or edits of one photo, move them out of the folder"
-    )
+def cautions(index: pd.DataFrame) -> str:
+    """Say what to be careful about: classes of few images, masks learned as photos, 16-bit colors that are black."""
+    counts, paths = index["class"].value_counts().sort_index(), index["path"]
+    few = [f"{name} {count}" for name, count in counts[counts < FEW].items()]
+    alike = paths[paths.str.replace(ENDING, "", regex=True, case=False).duplicated(keep=False)]
+    dark = paths[index["mode"].str.endswith(BLACK)]
+    found = {
+        f"{listing(few)}: fewer than {FEW} images tell nothing of a class: numbers that rest on them, and their "
+        "intervals, may be chance": few,
+        f"{len(alike)} images bear the name of another one beside them ({listing(alike, 2)}). They are learned as "
+        "photos: if they are masks, or edits of one photo, move them out of the folder": alike,
+        f"images that are nearly black: {len(dark)} ({listing(dark, 2)}). If their colors have 10 to 14 bits in files "
+        "of 16, scale them to 8": dark,
+    }
+    return ". ".join(sentence for sentence, names in found.items() if len(names))
 
 
 def list_suspects(
