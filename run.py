@@ -1,9 +1,13 @@
-"""Set up, run the four notebooks, write a page of them, open JupyterLab, or test. Needs Python 3.11 and nothing else.
+# /// script
+# requires-python = ">=3.11"
+# ///
+"""Set up, run the four notebooks, classify photos, write a page, open JupyterLab, test. Needs Python 3.11 alone.
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
 python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
+python run.py predict PHOTO FOLDER --name mine    classify photos, and all in folders, with the file that a run ships
 python run.py page --name mine                    one HTML file of a run to share: what was found, and the model to try
 python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
@@ -16,6 +20,7 @@ import ast
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -23,17 +28,20 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
-NEEDED = {"run": "nbclient", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
+NEEDED = {"run": "nbclient", "predict": "onnxruntime", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own, of builds without CUDA
+PATIENCE = 45  # seconds for that index to answer, since a firewall that drops what it forbids never does
+SOURCES = {"index-url", "extra-index-url", "find-links", "no-index"}  # what tells pip where packages come from
 STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]  # Ctrl-C, a job scheduler, a closed terminal, the same on Windows
 
 
@@ -46,11 +54,14 @@ def main() -> int:
     on_stop(lambda number, frame: sys.exit(128 + number))
     # torch's threads sleep while they wait: where others work too, spinning makes them ten times as slow
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to Microsoft once it is imported
     arguments = parse_arguments()
-    settings = read_settings(arguments) if arguments.command in ("run", "page") else {}
+    settings = read_settings(arguments) if arguments.command in ("run", "predict", "page") else {}
     if not arguments.no_venv:
+        if lack := lack_of_builds(sys.platform, platform.machine(), sys.maxsize):
+            sys.exit(f"run.py: {lack}")
         groups = ["test"] * (arguments.command == "test") + ["cluster"] * bool(arguments.cluster)
-        set_up([requirement for group in groups for requirement in dependency_group(group)])
+        set_up([requirement for group in groups for requirement in dependency_group(group)], arguments.build)
         if arguments.command in ("page", "test") and not shutil.which("npm"):
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
@@ -62,9 +73,12 @@ def main() -> int:
     end_together(arguments.end_with)
     if arguments.command == "lab":
         os.chdir(ROOT)
-        return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", *arguments.jupyter])
+        silent = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"  # it would ask PyPI at every start
+        return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", silent, *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
+    if arguments.command == "predict":
+        return classify_photos(arguments, settings.get("NAME", ""))
     if arguments.command == "page":
         return write_page(settings)
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
@@ -110,18 +124,36 @@ def end_together(parent: int | None) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", choices=["run", "page", "lab", "test"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "predict", "page", "lab", "test"], default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
-    parser.add_argument("--arch", metavar="NAME", help="network: conv_net (default), efficientnet_lite0@128, auto, ...")
+    parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="predict: write a table of all probabilities, too")
+    parser.add_argument(
+        "--sort", type=Path, metavar="DIR", help="predict: copy the photos into a folder per class here"
+    )
+    build = parser.add_mutually_exclusive_group()
+    build.add_argument(
+        "--cpu", dest="build", action="store_const", const="cpu", help="Linux: PyTorch without CUDA, from its own index"
+    )
+    build.add_argument(
+        "--cuda", dest="build", action="store_const", const="cuda", help="Linux: PyTorch with CUDA, card or no card"
+    )
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
     parser.add_argument("--end-with", type=int, help=argparse.SUPPRESS)  # the process that waits for this one
-    arguments, arguments.jupyter = parser.parse_known_args()
-    if arguments.jupyter and arguments.command != "lab":
-        parser.error(f"unrecognized arguments: {' '.join(arguments.jupyter)}")
+    arguments, others = parser.parse_known_args()  # photos, or options of JupyterLab
+    arguments.photos = [word for word in others if not word.startswith("-")]
+    arguments.jupyter = others
+    known = {"lab": others, "predict": arguments.photos}.get(arguments.command, [])
+    if unknown := [word for word in others if word not in known]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.command == "predict" and not arguments.photos:
+        parser.error("predict needs photos or folders: python run.py predict photo.jpg more/photos --name RUN")
+    if arguments.command != "predict" and (arguments.csv or arguments.sort):
+        parser.error("--csv and --sort go with predict")
     return arguments
 
 
@@ -185,26 +217,44 @@ def dependency_group(name: str) -> list[str]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
 
 
-def set_up(extra: list[str]) -> None:
-    """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last."""
+def lack_of_builds(system: str, machine: str, largest: int) -> str:
+    """Say why PyTorch and ONNX Runtime cannot be installed, nothing where they can; `largest` is sys.maxsize."""
+    if largest < 2**32:
+        return "this Python has 32 bits, and PyTorch and ONNX Runtime need 64: install a 64-bit Python"
+    if system == "darwin" and machine == "x86_64":
+        return (
+            "PyTorch and ONNX Runtime are no longer made for Intel Macs: use another machine, or, on a Mac with Apple "
+            "silicon, a Python for arm64"
+        )
+    return ""
+
+
+def set_up(extra: list[str], build: str | None = None) -> None:
+    """Make .venv from the lock, once; a set-up that was cut short is done again, since its mark comes last.
+
+    `build` asks for PyTorch's "cpu" or "cuda" build; a .venv that has another one stays as it is.
+    """
     wanted = dict.fromkeys(extra, "extra")
     wanted["lock"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     mark = VENV / "installed.json"
     installed = read_mark(mark) if VENV_PYTHON.exists() else {}
+    is_new = installed.get("lock") != wanted["lock"]
+    if build and not is_new and installed.get("build") != build and sys.platform == "linux":
+        print(f".venv was made without --{build} and stays as it is: remove the folder to have it made anew")
     if wanted.items() <= installed.items():
         return
     try:
-        if installed.get("lock") != wanted["lock"]:
-            print("Setting up .venv, once: some minutes, and on Linux several GB, as PyTorch brings CUDA", flush=True)
+        if is_new:
+            print("Setting up .venv, once: some minutes", flush=True)
             mark.unlink(missing_ok=True)
-            installed = {}
             venv.create(VENV, with_pip=True, clear=True)
+            installed = {"build": install_torch(build)}
         install(["-r", str(LOCK), *extra])
         write_whole(mark, json.dumps(installed | wanted))
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
-        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes several GB: make room and run this again")
+        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB: make room and run this again")
 
 
 def set_up_npm() -> None:
@@ -225,28 +275,85 @@ def read_mark(mark: Path) -> dict:
         return {}
 
 
-def install(requirements: list[str]) -> None:
-    """Install with pip, showing which package it is at; what it said stays in .venv/install.log."""
-    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *requirements]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    log = VENV / "install.log"
+def install_torch(build: str | None) -> str:
+    """Install PyTorch without CUDA where that would be of no use; → "cpu", or "cuda" where it comes with the lock."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line.startswith(("torch==", "torchvision=="))]
+    if not pins or not wants_cpu_build(build):
+        return "cuda"
+    # the index is asked for these two alone; what they need comes with the lock, from wherever pip always looks
+    options = ["--no-deps", f"--index-url={CPU_INDEX}", "--timeout=15", "--retries=1"]
+    if run_pip([*options, *pins], PATIENCE) == 0:
+        return "cpu"
+    print(f"\rPyTorch without CUDA cannot be had from {CPU_INDEX}: it comes with CUDA, 3 GB more", flush=True)
+    return "cuda"
+
+
+def wants_cpu_build(build: str | None) -> bool:
+    """Tell whether to ask PyTorch's own index: on Linux, as elsewhere PyTorch comes without CUDA anyway."""
+    if sys.platform != "linux" or build == "cuda":
+        return False
+    return build == "cpu" or not (has_nvidia_driver() or has_own_sources())
+
+
+def has_nvidia_driver() -> bool:
+    """Tell whether an NVIDIA card can be used here."""
+    import ctypes  # here, since a Python that was built without it must get as far as the check of its version
+
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return True
     try:
-        with log.open("w", encoding="utf-8") as file:
-            for line in process.stdout:
-                text = line.decode(errors="replace").rstrip()
-                print(text, file=file)
-                if sys.stdout.isatty() and text.startswith(("Collecting", "Installing")):
-                    print(f"\r{text:78.78}", end="", flush=True)
-    except BaseException:  # a signal to end, or a full disk
-        process.kill()
-        raise
-    if process.wait():
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def has_own_sources() -> bool:
+    """Tell whether pip was told where to find packages, as in a firm: then no other host is asked."""
+    command = [VENV_PYTHON, "-m", "pip", "config", "list"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    names = [line.partition("=")[0] for line in done.stdout.splitlines()]  # as global.index-url, :env:.find-links
+    return any(name.rpartition(".")[2] in SOURCES for name in names)
+
+
+def install(requirements: list[str]) -> None:
+    """Install with pip, or stop with the last that it said."""
+    if run_pip(requirements):
+        log = VENV / "install.log"
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         sys.exit(
             f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and "
             "the space on the disk, and run this again"
         )
     print(f"\r{'Set up.':78}", flush=True)
+
+
+def run_pip(arguments: list[str], patience: float = 0) -> int:
+    """Install with pip, showing which package it is at; what it said is added to .venv/install.log; → exit code.
+
+    With `patience`, in seconds, pip is ended if it has found no package by then.
+    """
+    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    alarm = threading.Timer(patience, process.kill)
+    if patience:
+        alarm.start()
+    try:
+        with (VENV / "install.log").open("a", encoding="utf-8") as file:
+            for line in process.stdout:
+                text = line.decode(errors="replace").rstrip()
+                print(text, file=file)
+                if text.lstrip().startswith(("Downloading", "Using cached")):
+                    alarm.cancel()
+                if sys.stdout.isatty() and text.startswith(("Collecting", "Installing")):
+                    print(f"\r{text:78.78}", end="", flush=True)
+    except BaseException:  # a signal to end, or a full disk
+        process.kill()
+        raise
+    finally:
+        alarm.cancel()
+    return process.wait()
 
 
 def run_notebooks(settings: dict, folder: Path) -> int:
@@ -266,6 +373,7 @@ def run_notebooks(settings: dict, folder: Path) -> int:
     print(f"Plots: {plots}   models, report.json and MODEL_CARD.md: {results.relative_to(ROOT)}")
     name = f' --name "{settings["NAME"]}"' if settings.get("NAME") else ""
     print(f"One page to share, with the model to try: python run.py page{name}")
+    print(f"To classify a photo, or a folder of them: python run.py predict photo.jpg{name}")
     return 0
 
 
@@ -349,49 +457,29 @@ def is_progress_bar(output: dict) -> bool:
 
 def headline(name: str, report: dict) -> str:
     """Say in a line what a notebook found."""
-    if name == "EDA":
-        section = report["dataset"]
-        counts = some(f"{label} {count}" for label, count in section["classes"].items())
-        refused = "".join(f"\n{'':24}refused: {file['path']}: {file['reason']}" for file in section["refused"])
-        skipped = some(f"{suffix} {count}" for suffix, count in section.get("skipped", {}).items())
-        skipped = f"\n{'':24}skipped, as no images: {skipped}" if skipped else ""
-        return f"{section['images']} images ({counts}), {section['groups']} groups{refused}{skipped}"
-    if name == "train":
-        section = report["train"]
-        low, high = section["oof_macro_f1_ci95"]
-        score = f"macro-F1 {section['oof_macro_f1']:.3f} out of fold ({low:.3f} to {high:.3f})"
-        return f"{score}, {section['test_macro_f1']:.3f} on the test part"
-    if name == "onnx_quant":
-        return f"{report['quantization']['recipe']}, parity {report['quantization']['parity_max_abs_diff']:.0e}"
-    first, second = report["comparison"]["pair"]
-    where, pair = next(iter(report["comparison"]["pairs"].items()))
-    return f"{second} gives the answers of {first} on {pair['agreement']:.1%} of {pair['images']} images ({where})"
+    from utils.report import render
 
-
-def some(names: Iterable[str], limit: int = 8) -> str:
-    """Write names in a row; of many, the first ones."""
-    names = list(names)
-    return ", ".join(names[:limit]) + ", ..." * (len(names) > limit)
+    return render("headline.txt", notebook=name, report=report)
 
 
 def print_result(report: dict) -> None:
-    """Print the comparison table, the verdict, and what limits both."""
-    print(f"\n{'model':10}{'test macro-F1':>28}{'kB':>10}{'ms, batch 1':>14}")
-    for name, model in report["comparison"]["models"].items():
-        low, high = model["ci95"]
-        latency = next(iter(model["latency_ms"].values()))["p50"]
-        print(
-            f"{name:10}{model['macro_f1']:10.3f} ({low:.3f} to {high:.3f}){model['bytes'] / 1000:10,.0f}{latency:14.2f}"
-        )
-    verdict = report["comparison"]["verdict"]
-    print(f"\nShip {verdict['ship']}: {verdict['reason']}.")
-    if hint := report["dataset"].get("hint"):
-        print(f"{hint}.")
-    if series := report["dataset"]["series"]:
-        print(
-            f"Caution: the images of {some(series)} look like views of one object, which is both trained on and "
-            "tested. These scores prove little about other objects."
-        )
+    """Print how good the model is, the table of its files and which one to use, and what limits both."""
+    from utils.report import render
+
+    print("\n" + render("result.txt", report=report))
+
+
+def classify_photos(arguments: argparse.Namespace, name: str) -> int:
+    """Classify photos with the file that a run ships; → exit code."""
+    from utils.config import InputError
+    from utils.predict import classify, shipped_file
+
+    try:
+        model = shipped_file(name)
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    return classify(model, arguments.photos, arguments.csv, arguments.sort)
 
 
 def write_page(settings: dict) -> int:

@@ -5,7 +5,7 @@ Needs the files that run.py makes with the same options. Each run starts all pro
 
 from bench.options import parse_options
 from utils.compare_models.latency import PHOTO, latency_ratio, measure_latency
-from utils.compare_models.model_files import model_paths
+from utils.compare_models.models import model_paths
 from utils.split import load_index
 
 RUNS = 2

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance, ImageOps
+from sklearn.metrics.cluster import pair_confusion_matrix
 
 from utils.config import project_path
-from utils.eda.copies import describe_copies
-from utils.eda.duplicates import duplicate_groups, pair_scores
-from utils.eda.looks import describe_looks
+from utils.eda.duplicates import describe_colors, describe_features, group_by_looks
 from utils.images import list_images, read_image, read_pictures, scan_folder
 from utils.split import count_leaks, name_groups, split_index
 
@@ -70,16 +69,23 @@ def objects(paths: pd.Series, pattern: str) -> pd.Series:
     return paths.str.partition("/")[0] if pattern == "class" else name_groups(paths, pattern)
 
 
+def pair_scores(groups: pd.Series, truth: pd.Series) -> tuple[float, float]:
+    """Precision and recall of the pairs of images that `groups` puts together, against the groups in `truth`."""
+    pairs = pair_confusion_matrix(truth, groups)
+    right, found, real = pairs[1, 1], pairs[:, 1].sum(), pairs[1].sum()
+    return float(right / found) if found else 1.0, float(right / real) if real else 1.0
+
+
 def print_rows(title: str, folder: Path, index: pd.DataFrame, truth: pd.Series) -> None:
     """Group the images in three ways and print a row for each."""
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        colors = describe_looks(read_pictures(folder, index), index["class"].to_numpy())
-        features = describe_copies(folder, index, Path(cache))
+        colors = describe_colors(read_pictures(folder, index), index["class"].to_numpy())
+        features = describe_features(folder, index, Path(cache))
         seconds = time.perf_counter() - started
     print(f"{title}: {len(index)} images of {truth.nunique()} objects, described in {seconds:.1f} s")
     for name, likenesses in {"colors": [colors], "features": [features], "both": [colors, features]}.items():
-        groups = duplicate_groups(index, likenesses)
+        groups = group_by_looks(index, likenesses)
         precision, recall = pair_scores(groups, truth)
         leaks = count_leaks(truth, split_index(index.assign(group=groups)))
         print(f"{name:12}{groups.nunique():8}{recall:10.3f}{precision:11.3f}{leaks:20}", flush=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.notebooks import define
 from utils.onnx_quant import graph
-from utils.onnx_quant.calibration import CalibrationSet
+from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import LIBRARY_DEFAULT, Recipe
 from utils.session import run_model
 

@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import trange
 
 from bench.digits import read_digits
-from utils.compare_models.paired_comparison import compare_answers
+from utils.compare_models.paired import compare_predictions
 from utils.compare_models.verdict import Rule, decide
 from utils.metrics import macro_f1
 from utils.split import minority_classes
@@ -30,7 +30,7 @@ FILES = pd.DataFrame({"bytes": [2, 1], "latency_ms": [2, 1]}, index=["onnx", "in
 
 
 class Twins(NamedTuple):
-    """Images, and what two models answer."""
+    """Images, and the logits of two models."""
 
     labels: np.ndarray  # (N,)
     reference: np.ndarray  # (N, C) logits
@@ -43,7 +43,7 @@ class Twins(NamedTuple):
     def losses(self, rare: int) -> tuple[float, float]:
         """What the second model loses: macro-F1, and recall of the class `rare`."""
         first, second, rows = self.reference.argmax(1), self.logits.argmax(1), self.labels == rare
-        scores = [macro_f1(self.labels, answers, self.reference.shape[1]) for answers in (first, second)]
+        scores = [macro_f1(self.labels, predictions, self.reference.shape[1]) for predictions in (first, second)]
         return scores[0] - scores[1], (first[rows] == rare).mean() - (second[rows] == rare).mean()
 
 
@@ -156,7 +156,9 @@ def measure(twins: Twins, sets: int) -> tuple[pd.DataFrame, float]:
         taken = np.isin(twins.groups, generator.choice(names, count, replace=False))
         some, rest = twins.part(taken), twins.part(~taken)
         index = pd.DataFrame({"class": some.labels, "group": some.groups})
-        rows.append(judge(compare_answers(index, some.reference, some.logits, classes), rest.losses(rare), rare, rule))
+        rows.append(
+            judge(compare_predictions(index, some.reference, some.logits, classes), rest.losses(rare), rare, rule)
+        )
     return pd.DataFrame(rows), twins.losses(rare)[0]
 
 

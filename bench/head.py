@@ -1,7 +1,7 @@
 """Which last layer: python -m bench.head [--data DIR --name RUN --arch A].
 
 Needs the split.csv that EDA.ipynb makes. Frozen features, out of fold by group, three repeats: macro-F1 with its 95 %
-interval by group; the difference to the `Head` that train.ipynb fits to all blocks, paired; log-loss; CPU seconds a fit.
+interval by group; its difference to that of `Head` on all blocks, which train.ipynb fits; log-loss; CPU seconds a fit.
 Logistic regression is the plain one: balanced, on standardized features.
 """
 

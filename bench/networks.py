@@ -13,11 +13,9 @@ from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.cross_validation import grouped_folds
-from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda import network_choice
+from utils.eda import networks
 from utils.features import extract_features
 from utils.metrics import macro_f1
-from utils.model import build_model
 from utils.split import load_index, separable_groups
 
 BUDGETS_MS = [None, 2.0, 0.5]
@@ -26,9 +24,8 @@ BUDGETS_MS = [None, 2.0, 0.5]
 def head_out_of_fold(name: str, folder: Path, index, cache: Path) -> float:
     """Fit train.ipynb's head to a network's frozen features, out of fold; → macro-F1 on all images."""
     classes, groups = sorted(index["class"].unique()), separable_groups(index).factorize()[0]
-    model, preprocessing = build_model(name)
-    dataset = ImageDataset(folder, index, classes, evaluation_transform(preprocessing))
-    features, labels = extract_features(model, make_loader(dataset, 64), cache), np.array(dataset.labels)
+    network, loader = networks.load(name, folder, index)
+    features, labels = extract_features(network, loader, cache), np.array(loader.dataset.labels)
     answers = np.zeros(len(labels), dtype=int)
     for train, test in grouped_folds(labels, groups):
         weight, bias = fit_layer(features[train], labels[train], groups[train], len(classes)).layer
@@ -43,12 +40,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for budget in BUDGETS_MS:
             started = time.perf_counter()
-            compared = network_choice.compare("auto", data, index, Path(folder), network_choice.Wishes("", budget))
-            print(f"budget {budget} ms, {time.perf_counter() - started:.1f} s: {compared.sentence}", flush=True)
+            constraints = networks.Constraints("", budget)
+            compared = networks.choose_network("auto", data, index, Path(folder), constraints)
+            print(f"budget {budget} ms, {time.perf_counter() - started:.1f} s: {compared.reason}", flush=True)
             if budget is None:
                 table = compared.table
         table["head"] = [head_out_of_fold(name, data, index, Path(folder) / "features") for name in table.index]
-    print(table.drop(columns="within").round(3).to_string())
+    print(table.round(3).to_string())
 
 
 if __name__ == "__main__":

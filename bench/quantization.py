@@ -36,12 +36,11 @@ def main() -> None:
     options = parse_options(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         compare(options, Path(folder))
-        print(f"\n{'calibration':14}{'images':>8}{'peak MB':>9}")
-        for method in ("MinMax", "Percentile", "Entropy"):
-            for count in (300, 10_000):
-                command = [sys.executable, "-c", COUNT_MEMORY, Path(folder) / "prepared.onnx", str(count), method]
-                done = subprocess.run(command, cwd=project_path("."), capture_output=True, text=True, check=True)
-                print(f"{method:14}{count:8,}{float(done.stdout):9.0f}", flush=True)
+        print(f"\n{'calibration images':>18}{'peak MB':>9}")
+        for count in (300, 10_000):
+            command = [sys.executable, "-c", COUNT_MEMORY, Path(folder) / "prepared.onnx", str(count)]
+            done = subprocess.run(command, cwd=project_path("."), capture_output=True, text=True, check=True)
+            print(f"{count:18,}{float(done.stdout):9.0f}", flush=True)
 
 
 def compare(options: Options, folder: Path) -> None:
@@ -49,7 +48,7 @@ def compare(options: Options, folder: Path) -> None:
     from bench.notebooks import define
     from utils.datasets import ImageDataset, evaluation_transform
     from utils.model import load_model
-    from utils.onnx_quant import calibration, graph
+    from utils.onnx_quant import graph, ranges
     from utils.split import load_index
 
     arch, run, data = options
@@ -62,11 +61,11 @@ def compare(options: Options, folder: Path) -> None:
     shuffled = load_index(run / "split.csv", data).sample(frac=1, random_state=0)
     transform = evaluation_transform(details["preprocessing"])
     image_set = partial(ImageDataset, data, classes=details["classes"], transform=transform)
-    first = calibration.CalibrationSet(folder / "prepared.onnx", image_set, shuffled.iloc[::2])
+    first = ranges.CalibrationSet(folder / "prepared.onnx", image_set, shuffled.iloc[::2])
     second = image_set(shuffled.iloc[1::2])
     print(f"{arch}: {len(first)} images calibrate and choose, {len(second)} are measured on")
     files = {"pytorch": checkpoint, "onnx": float_path}
-    files |= quantize_ours(partial(quantize, first.prepared_path, first), first, float_path)
+    files |= quantize_ours(quantize, first, float_path)
     shown = first.sample(len(first))
     files |= quantize_openvino(float_path, shown)
     files |= quantize_onnxsim(float_path, shown)
@@ -75,7 +74,7 @@ def compare(options: Options, folder: Path) -> None:
 
 def print_table(files: dict[str, Path], images: np.ndarray, labels: np.ndarray) -> None:
     """Score each model against the exported one on images (N, 3, H, W), time it, and print a row."""
-    from utils.onnx_quant.recipe_search import score
+    from utils.onnx_quant.search import score
 
     logits = {name: run_alone(path, images) for name, path in files.items()}
     latency = time_alone(files, images[:1])
@@ -92,25 +91,23 @@ def print_table(files: dict[str, Path], images: np.ndarray, labels: np.ndarray) 
 def quantize_ours(quantize: Callable, calibration_set, float_path: Path) -> dict[str, Path]:
     """Search on the calibration set as onnx_quant.ipynb does, and print the choice; → the files to compare.
 
-    `quantize(target, recipe)` writes an INT8 file.
+    `quantize(prepared_path, calibration_set, target, recipe)` writes an INT8 file.
     """
-    import pandas as pd
-
     from utils.config import cpu_info
-    from utils.onnx_quant import onnx_file, recipe_search, recipes
+    from utils.onnx_quant import export, recipes, search
 
-    cpu, prepared, images = cpu_info(), calibration_set.prepared_path, calibration_set.sample(len(calibration_set))
+    cpu, prepared = cpu_info(), calibration_set.prepared_path
+    images = calibration_set.sample(len(calibration_set))
     labels = np.array(calibration_set.reader.loader.dataset.labels)
-    scoring = recipe_search.ScoringSet(float_path, prepared, images, labels, np.full(len(labels), True))
+    scoring = search.ScoringSet(float_path, calibration_set.index.assign(split="valid"), images, labels)
     started = time.perf_counter()
-    found = recipe_search.search_recipe(quantize, cpu, scoring, BUDGET)
-    rows = pd.DataFrame(found["rows"]).set_index("recipe")
-    within = recipe_search.within_budget(rows.drop("fp32"), rows.loc["fp32"], BUDGET)
-    chosen = recipe_search.choose(rows.drop("fp32"), within)
-    tried = recipes.candidate_recipes(cpu, prepared, list(found["sensitivity"]))
-    print(f"chosen from {len(tried)} in {time.perf_counter() - started:.0f} s: {chosen}; VNNI: {cpu['vnni']}")
+    tried = recipes.candidate_recipes(cpu, prepared)
+    table = search.try_recipes(tried, quantize, calibration_set, scoring, float_path.with_name("search.json"))
+    table["within_budget"] = search.within_budget(table, BUDGET)
+    chosen = tried[search.choose(table) - 1]
+    print(f"chosen from {len(tried)} in {time.perf_counter() - started:.0f} s: {chosen.name}; VNNI: {cpu['vnni']}")
     kinds = {
-        "int8": next(recipe for recipe in tried if recipe.name == chosen),
+        "int8": chosen,
         "int8 first": tried[0],
         "int8 uncorrected": tried[0]._replace(correct_biases=False),
         "int8 by default": recipes.LIBRARY_DEFAULT,
@@ -118,8 +115,8 @@ def quantize_ours(quantize: Callable, calibration_set, float_path: Path) -> dict
     paths = {name: float_path.with_name(f"{name}.onnx") for name in kinds}
     for name, path in paths.items():
         started = time.perf_counter()
-        quantize(path, kinds[name])
-        onnx_file.write_metadata(path)  # which brings the file to the size that it has in a run
+        quantize(prepared, calibration_set, path, kinds[name])
+        export.write_metadata(path)  # which brings the file to the size that it has in a run
         print(f"{name}: quantized in {time.perf_counter() - started:.1f} s, ranges known")
     return paths
 
@@ -223,13 +220,12 @@ def _visit(pool: ProcessPoolExecutor) -> list[float]:
     return pool.submit(visit).result()
 
 
-def calibrate_many(path: str, count: str, method: str) -> None:
+def calibrate_many(path: str, count: str) -> None:
     """Calibrate a network on `count` images, and print this process's peak memory in MB."""
     import pandas as pd
     import torch
-    from onnxruntime.quantization import CalibrationMethod
 
-    from utils.onnx_quant.calibration import CalibrationSet
+    from utils.onnx_quant.ranges import CalibrationSet
     from utils.session import open_session
 
     image = torch.randn(1, *open_session(Path(path)).get_inputs()[0].shape[1:])
@@ -238,7 +234,7 @@ def calibrate_many(path: str, count: str, method: str) -> None:
         return torch.utils.data.TensorDataset(image.expand(len(index), -1, -1, -1), torch.zeros(len(index)))
 
     images = CalibrationSet(Path(path), image_set, pd.DataFrame(index=range(int(count))))
-    images.save_ranges(CalibrationMethod[method])
+    images.save_ranges()
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3)
 

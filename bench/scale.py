@@ -5,6 +5,7 @@ for another network than conv_net, of 224; runs the four notebooks on it, and th
 seconds and the peak memory of each.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,9 +46,7 @@ def fill(folder: Path, images: int, classes: int, side: int) -> None:
 
 def group(images: int, classes: int) -> None:
     """Group pictures in memory; called in a process of its own."""
-    from utils.eda.copies import Copies
-    from utils.eda.duplicates import duplicate_groups
-    from utils.eda.looks import describe_looks
+    from utils.eda.duplicates import Descriptor, describe_colors, group_by_looks
 
     generator = np.random.default_rng(0)
     numbers = np.arange(images)
@@ -56,10 +55,10 @@ def group(images: int, classes: int) -> None:
     index = pd.DataFrame({"path": [f"{each}" for each in numbers], "class": [f"{each % classes}" for each in numbers]})
     index["pixels"] = index["path"]
     started = time.perf_counter()
-    looks = describe_looks(pictures, index["class"].to_numpy())
+    colors = describe_colors(pictures, index["class"].to_numpy())
     strangers = generator.normal(size=(images, 1280)).astype(np.float32)  # as many features as a network's
     strangers /= np.linalg.norm(strangers, axis=1, keepdims=True)
-    groups = duplicate_groups(index, [looks, Copies(strangers, threshold=0.1)])
+    groups = group_by_looks(index, [colors, [Descriptor(strangers, "cosine", unit=0.1)]])
     print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 
@@ -69,6 +68,7 @@ def main() -> None:
     arch = sys.argv[3] if len(sys.argv) > 3 else "conv_net"
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), images, classes, side=64 if arch == "conv_net" else 224)
+        shutil.rmtree(run.ROOT / "checkpoints" / "bench", ignore_errors=True)  # or it would be another folder's run
         settings = {"NAME": "bench", "DATA": folder, "GROUPS": "", "ARCH": arch}
         print(f"{images} images in {classes} classes, {arch}", flush=True)
         for name in run.NOTEBOOKS:

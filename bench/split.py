@@ -23,12 +23,13 @@ def prepare(index: pd.DataFrame) -> dict:
     """Take transforms, features and training from train.ipynb, for the table of images given."""
     names = run_cells("train", ["imports", "parameters"], {})
     names.update(
+        ARCH="conv_net",
         data=DATA,
         run=run_folder("bench"),
         index=index,
         classes=sorted(index["class"].unique()),
         augmented=minority_classes(index["class"]),
-        epochs=default_epochs(names["ARCH"]),
+        epochs=default_epochs("conv_net"),
     )
     return run_cells("train", ["transforms", "views", "fit"], names)
 

@@ -7,20 +7,11 @@ has given these 30 the right class. What was mislabelled before counts as right.
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 
 from bench.options import Options, parse_options
-from utils.cross_validation import out_of_fold
-from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda.copies import describe_copies
-from utils.eda.duplicates import copies_across_classes, duplicate_groups, join_copies
-from utils.eda.looks import describe_looks
-from utils.eda.probes import compact
-from utils.eda.suspects import list_suspects
-from utils.features import extract_features
+from utils.eda import corrections, duplicates, networks, probes
 from utils.images import read_pictures, scan_folder
 from utils.intervals import repeated_score
-from utils.model import build_model
 from utils.split import separable_groups
 
 DRAWS, WRONG, SHOWN = 5, 20, 30
@@ -30,15 +21,12 @@ def look_through(
     given: Options, index: pd.DataFrame, pictures: np.ndarray, features: np.ndarray
 ) -> tuple[pd.Index, dict]:
     """Go EDA's way from the labels to the suspects; → the rows of these, and macro-F1 out of fold."""
-    looks = describe_looks(pictures, index["class"].to_numpy())
-    copies = describe_copies(given.data, index, given.run / "features")
-    twins = copies_across_classes(index, copies)
-    index = index.assign(group=join_copies(index, duplicate_groups(index, [looks, copies]), twins))
-    labels, groups = index["class"].factorize(sort=True)[0], separable_groups(index).factorize()[0]
-    linear = LogisticRegression(class_weight="balanced", max_iter=1000)
-    probabilities = out_of_fold(linear, features, labels, groups)
-    suspects = list_suspects(index, twins, probabilities.mean(axis=0), features)
-    return suspects.index, repeated_score(probabilities, labels, groups)
+    groups = duplicates.group_images(given.data, index, pictures, "", given.run / "features")
+    index = index.assign(group=groups.names)
+    labels, separable = index["class"].factorize(sort=True)[0], separable_groups(index).factorize()[0]
+    probabilities = probes.predict(features, labels, separable)
+    suspects = corrections.list_suspects(index, groups.across, probabilities.mean(axis=0), features)
+    return suspects.index, repeated_score(probabilities, labels, separable)
 
 
 def main() -> None:
@@ -46,9 +34,7 @@ def main() -> None:
     given = parse_options(__doc__)
     index, _ = scan_folder(given.data)
     right, classes = index["class"].to_numpy(), sorted(index["class"].unique())
-    network, preprocessing = build_model(given.arch)
-    dataset = ImageDataset(given.data, index, classes, evaluation_transform(preprocessing))
-    features = compact(extract_features(network, make_loader(dataset), given.run / "features"))
+    features = probes.frozen_features(*networks.load(given.arch, given.data, index), given.run / "features")
     pictures = read_pictures(given.data, index)
     for draw in range(DRAWS):
         generator, labels = np.random.default_rng(draw), right.copy()

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from offline import Done, run_offline
 from PIL import Image
+
+import utils  # noqa: F401  (before a test imports onnxruntime, whose telemetry it switches off)
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # settings that leave out repetition and other networks, and nothing else
-SETTINGS = ["GROUPS=", "NETWORKS=None", "FOLDS=3", "REPEATS=1", "FOLD_NETWORKS=1", "ROUNDS=4", "BATCH_SIZES=(1, 4)"]
+SETTINGS = ["ARCH=conv_net", "GROUPS=", "NETWORKS=None", "FOLDS=3", "REPEATS=1", "FOLD_NETWORKS=1", "ROUNDS=4"]
+SETTINGS += ["BATCH_SIZES=(1, 4)"]
 QUICK = [word for setting in SETTINGS for word in ("-p", setting)]
 LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "tests")
 
@@ -86,9 +90,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded(project: Path) -> subprocess.CompletedProcess:
-    """What `python run.py` does with the embedded fruit."""
-    done = run_py(project)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of someone who is new."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def embedded(project: Path, home: Path) -> Done:
+    """What `python run.py` does with the embedded fruit, with an empty home and no network."""
+    done = run_offline([sys.executable, project / "run.py", "--no-venv"], home, project.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.notebooks import define
 from utils.model import AllBlocks, ConvNet, replace_classifier
-from utils.onnx_quant.calibration import CalibrationSet
+from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import Recipe
 
 CLASSES = ["사과", "cherry", "tomato"]

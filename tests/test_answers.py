@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from utils.config import InputError
-from utils.cross_validation import keep_answers, load_answers, save_answers
+from utils.cross_validation import keep_answers, load_answers
 
 IMAGES = pd.Series(["사과/1.jpg", "cherry pie/2.jpg", "tomato/3.jpg"])
 LOGITS = {"onnx": np.arange(6.0).reshape(3, 2), "int8": np.array([[1, 2], [np.nan, np.nan], [3, 4]])}
@@ -16,7 +16,7 @@ MADE_FROM = {"split": "s", "model": "m", "recipe": "U8S8 per-channel", "code": "
 
 @pytest.fixture
 def path(tmp_path):
-    save_answers(tmp_path / "out_of_fold_net.npz", IMAGES, LOGITS, **MADE_FROM)
+    keep_answers(tmp_path / "out_of_fold_net.npz", IMAGES, lambda: LOGITS, **MADE_FROM)
     return tmp_path / "out_of_fold_net.npz"
 
 
@@ -72,6 +72,7 @@ def test_answers_are_computed_once_and_again_when_what_made_them_changes(tmp_pat
     assert keep_answers(path, IMAGES, compute, **MADE_FROM)["onnx"][0, 0] == 1
     assert keep_answers(path, IMAGES, compute, **MADE_FROM)["onnx"][0, 0] == 1
     assert keep_answers(path, IMAGES, compute, **(MADE_FROM | {"code": "edited"}))["onnx"][0, 0] == 2
+    assert keep_answers(path, IMAGES, compute, ["other folds"], **(MADE_FROM | {"code": "edited"}))["onnx"][0, 0] == 3
     path.write_bytes(b"")
-    assert keep_answers(path, IMAGES, compute, **MADE_FROM)["onnx"][0, 0] == 3
+    assert keep_answers(path, IMAGES, compute, **MADE_FROM)["onnx"][0, 0] == 4
     assert json.loads(str(np.load(path)["made_from"])) == MADE_FROM

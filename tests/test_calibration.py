@@ -9,13 +9,12 @@ import pytest
 import torch
 from conftest import fill_folder
 from nets import PLAIN, calibration_set
-from onnxruntime.quantization import CalibrationMethod
 
 from bench.notebooks import define
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.images import read_image, scan_folder
-from utils.onnx_quant.calibration import CalibrationSet, ImageFolderDataReader, spread_evenly
+from utils.onnx_quant.ranges import CalibrationSet, ImageFolderDataReader, evenly_spaced
 
 PREPROCESSING = {"image_size": 32, "interpolation": "bicubic", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 
@@ -101,7 +100,7 @@ def test_after_a_rewind_the_right_image_is_named(photos):
 # --- a set of images and the ranges over them
 
 IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)
-KNOWN_RANGES = "        calibration_cache_path=calibration_set.save_ranges(recipe.calibrate_method),\n"
+KNOWN_RANGES = "        calibration_cache_path=calibration_set.save_ranges(),\n"
 
 
 @pytest.mark.parametrize("part", [False, True])
@@ -125,17 +124,16 @@ def test_part_is_the_set_of_these_images(net):
     part, alone = whole.part(rows), calibration_set(net, IMAGES[rows])
     assert len(part) == 3
     assert (np.concatenate(read_all(part.reader)) == IMAGES[rows]).all()
-    for method in (CalibrationMethod.MinMax, CalibrationMethod.Percentile):
-        assert part.save_ranges(method).read_bytes() == alone.save_ranges(method).read_bytes()
-    assert part.save_ranges(CalibrationMethod.MinMax) != part.save_ranges(CalibrationMethod.MinMax)
+    assert part.save_ranges().read_bytes() == alone.save_ranges().read_bytes()
+    assert part.save_ranges() != part.save_ranges()
 
 
-def test_sample_is_spread_over_the_set(net):
+def test_sample_is_evenly_spaced(net):
     whole = calibration_set(net, IMAGES)
     assert (whole.sample(4) == IMAGES[[0, 7, 14, 21]]).all()
     assert (whole.sample(99) == IMAGES).all()
     assert len(whole.sample()) == 22  # of 16 pixels a side, 32 if there were so many
-    assert spread_evenly(5, 9) == [0, 1, 2, 3, 4] and spread_evenly(9, 1) == [0]
+    assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4] and evenly_spaced(9, 1) == [0]
 
 
 def test_photos_of_a_folder_calibrate_as_the_model_will_see_them(net, photos, tmp_path):

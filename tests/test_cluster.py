@@ -24,7 +24,7 @@ from test_training import DETAILS, notebook_training
 import run
 from utils import checkpoint, cluster, parallel
 from utils.config import InputError
-from utils.cross_validation import assign_folds, cross_validate
+from utils.cross_validation import cross_validate, plan_folds
 from utils.files import sha256
 from utils.images import read_pictures, scan_folder
 from utils.parallel import use_cluster
@@ -100,7 +100,7 @@ def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_d
                 time.sleep(60)
             return train_as_shown(train, valid)
 
-        fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=2)
+        fold_of = plan_folds(index, folds=3, repeats=2)
         oof = cross_validate(index, fold_of, fit, names["table"].predict, all_blocks(2), threads=2)
         checkpoint.save_folds(tmp_path / "folds.pth", oof.networks, "body", **DETAILS)
         good, refused = scan_folder(folder)
@@ -177,7 +177,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
 
 def test_the_readme_names_the_version_that_run_py_installs():
     (requirement,) = run.dependency_group("cluster")
-    assert requirement in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert requirement in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert requirement in run.dependency_group("test")
 
 
@@ -185,7 +185,7 @@ def test_workers_on_another_kind_of_cpu_are_named(address, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "cpu_info", lambda: {"name": "another"})
     use_cluster(address)
     use_cluster("")
-    assert re.search("Another kind of CPU: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
+    assert re.search("Another kind of machine: tcp://.*, tcp://.* INT8", capsys.readouterr().out)
 
 
 def test_a_scheduler_that_goes_away_ends_in_a_sentence(tmp_path):

@@ -11,16 +11,23 @@ from nets import to_onnx
 from onnx import TensorProto, helper
 
 from utils.checkpoint import save_checkpoint
-from utils.compare_models.answers import answer_all, load_out_of_fold, unsplit_index
-from utils.compare_models.corruptions import darker
-from utils.compare_models.model_files import check_alike, file_bytes, model_paths
+from utils.compare_models.models import (
+    check_alike,
+    file_bytes,
+    load_out_of_fold,
+    model_paths,
+    predict_all,
+    score_models,
+    unsplit_index,
+    with_out_of_fold,
+)
 from utils.compare_models.predictor import Predictor
 from utils.config import ROOT, InputError
-from utils.cross_validation import save_answers
+from utils.cross_validation import keep_answers
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.model import ConvNet
-from utils.onnx_quant.onnx_file import check_parity
+from utils.onnx_quant.export import check_parity
 from utils.report import update_report
 
 DETAILS = {"arch": "conv_net", "classes": ["사과", "cherry", "tomato"], "preprocessing": {"image_size": 64}}
@@ -129,22 +136,34 @@ def test_all_models_answer_all_images_each_in_its_own_preprocessing(files, photo
     index, classes = unsplit_index(photos), DETAILS["classes"]
     models = {"foreign": Predictor(foreign(tmp_path / "foreign.onnx"), threads=1, preprocessing=PLAIN)}
     models["own"] = Predictor(files[1]["pytorch"], threads=1, preprocessing=PLAIN | {"image_size": 64})
-    logits = answer_all(models, photos, index, classes)
+    logits = predict_all(models, photos, index, classes)
     assert list(logits) == ["foreign", "own"]
     for name, size in {"foreign": 8, "own": 64}.items():
         transform = evaluation_transform(PLAIN | {"image_size": size})
         images = np.stack([image for image, _ in ImageDataset(photos, index, classes, transform)])
         assert logits[name] == pytest.approx(models[name](images), abs=1e-5)
-    dark = answer_all({"foreign": models["foreign"]}, photos, index, classes, darker)
+    dark = predict_all(
+        {"foreign": models["foreign"]}, photos, index, classes, lambda image: image.point(lambda level: level // 2)
+    )
     assert (dark["foreign"] < logits["foreign"]).all()
+
+
+def test_scores_have_the_folds_above_them_where_there_are_any(photos):
+    index = unsplit_index(photos)
+    right = np.eye(3)[index["class"].map(DETAILS["classes"].index)]
+    scores = score_models({"right": right, "wrong": -right}, index, DETAILS["classes"])
+    assert scores["score"].tolist() == [1, 0] and (scores["low"] < scores["high"]).all()
+    train = {"oof_macro_f1": 0.5, "oof_macro_f1_ci95": [0.4, 0.6]}
+    assert with_out_of_fold(scores, train).loc["out of fold"].tolist() == [0.5, 0.4, 0.6]
+    assert with_out_of_fold(scores, {}).equals(scores)
 
 
 def test_model_for_other_classes_is_refused(files, photos):
     index = unsplit_index(photos)
     swapped = ["tomato", "cherry", "사과"]
     model = Predictor(files[1]["onnx"], threads=1, preprocessing=PLAIN | {"image_size": 64})
-    with pytest.raises(InputError, match="net.onnx answers with 사과, cherry, tomato, but the folder holds tomato"):
-        answer_all({"onnx": model}, photos, index, swapped)
+    with pytest.raises(InputError, match="net.onnx predicts 사과, cherry, tomato, but the folder holds tomato"):
+        predict_all({"onnx": model}, photos, index, swapped)
 
 
 def test_files_of_different_runs_are_not_compared(files, tmp_path):
@@ -167,7 +186,7 @@ def folds(tmp_path, photos):
     for name in ("split.csv", "fine_tuned_net.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     made_from = {"split": sha256(tmp_path / "split.csv"), "model": sha256(tmp_path / "fine_tuned_net.pth")}
-    save_answers(tmp_path / "out_of_fold_net.npz", index["path"], logits, **made_from, recipe="U8S8")
+    keep_answers(tmp_path / "out_of_fold_net.npz", index["path"], lambda: logits, **made_from, recipe="U8S8")
     update_report(tmp_path, "quantization", {"fold_networks": 3})
     return tmp_path, index, logits
 

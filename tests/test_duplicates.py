@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
+from bench.copies import pair_scores
+from utils.config import EMBEDDED
 from utils.eda import duplicates
-from utils.eda.copies import describe_copies
-from utils.eda.duplicates import copies_across_classes, duplicate_groups, join_copies, pair_scores, pairs_within
-from utils.eda.findings import describe_pairs
-from utils.eda.looks import describe_looks
+from utils.eda.duplicates import describe_colors, describe_features, group_by_looks, group_images, join_groups
 from utils.images import read_pictures, scan_folder
-from utils.split import count_leaks, split_index
+from utils.split import count_leaks, group_pattern, name_groups, split_index
 
 OBJECTS, COPIES = 12, 3
 # the threshold is near the likest pair across classes: about one pair of strangers in a class exceeds it by chance
@@ -47,7 +46,7 @@ def photos(tmp_path_factory):
 
 
 def by_colors(index: pd.DataFrame, pictures: np.ndarray) -> pd.Series:
-    return duplicate_groups(index, [describe_looks(pictures, index["class"].to_numpy())])
+    return group_by_looks(index, [describe_colors(pictures, index["class"].to_numpy())])
 
 
 def test_near_copies_get_one_group(photos):
@@ -109,7 +108,7 @@ def test_exact_copies_are_one_group_across_classes_and_formats(tmp_path):
     for number in range(6):
         draw(np.random.default_rng(2 + number)).save(tmp_path / "abc"[number % 3] / f"{number}.png")
     index, _ = scan_folder(tmp_path)
-    groups = join_copies(index, index["path"]).groupby(index["path"]).first()
+    groups = join_groups(index, index["path"]).groupby(index["path"]).first()
     assert groups["a/one.png"] == groups["b/other name.bmp"]
     assert groups.nunique() == len(index) - 1
 
@@ -152,33 +151,52 @@ def altered(tmp_path_factory):
     objects["사과/wrong.jpg"] = "cherry9"
     index, _ = scan_folder(folder)
     index["object"] = index["path"].map(objects)
-    colors = describe_looks(read_pictures(folder, index), index["class"].to_numpy())
-    return index, colors, describe_copies(folder, index, folder / "cache")
+    return folder, index, read_pictures(folder, index)
 
 
 def test_mirrored_twins_that_colors_miss_are_found_by_features(altered):
-    index, colors, features = altered
+    folder, index, pictures = altered
     truth = index["object"].where(index["path"] != "사과/wrong.jpg", "wrong")  # groups are searched within a class
-    found = duplicate_groups(index, [colors, features])
-    assert pair_scores(duplicate_groups(index, [colors]), truth)[1] < 0.5
+    colors = describe_colors(pictures, index["class"].to_numpy())
+    features = describe_features(folder, index, folder / "cache")
+    found = group_by_looks(index, [colors, features])
+    assert pair_scores(group_by_looks(index, [colors]), truth)[1] < 0.5
     precision, recall = pair_scores(found, truth)
     assert recall > 0.9 and precision > 0.9
     assert count_leaks(truth, split_index(index.assign(group=found))) <= 2
 
 
-def test_it_is_said_what_found_the_pairs(altered):
-    index, colors, features = altered
-    pairs = pairs_within(duplicate_groups(index, [colors, features]), colors, features)
-    twins = pairs[(pairs["features"] < 1) & (pairs["colors"] >= 1)]
-    assert len(twins) >= 10
-    assert f"**{len(pairs)}**" in describe_pairs(pairs) and f"{len(twins)} by features alone" in describe_pairs(pairs)
-
-
-def test_a_copy_under_two_labels_is_named_and_stays_on_one_side(altered):
-    index, colors, features = altered
-    twins = copies_across_classes(index, features)
-    named = {index["path"].iloc[position] for pair in twins for position in pair}
+@pytest.mark.parametrize(("pattern", "told_by"), [("", "looks"), ("wrong|[0-9a-f]", "file name")])
+def test_a_copy_under_two_labels_is_named_and_stays_on_one_side_whatever_tells_the_groups(altered, pattern, told_by):
+    folder, index, pictures = altered
+    groups = group_images(folder, index, pictures, pattern, folder / "cache")
+    assert groups.told_by == told_by
+    named = {index["path"].iloc[position] for position in groups.across.ravel()}
     assert {"사과/wrong.jpg", "cherry/9.jpg"} <= named
-    groups = join_copies(index, duplicate_groups(index, [colors, features]), twins).set_axis(index["path"])
-    assert groups["사과/wrong.jpg"] == groups["cherry/9.jpg"]
+    names = groups.names.set_axis(index["path"])
+    assert names["사과/wrong.jpg"] == names["cherry/9.jpg"]
     assert len(named) <= 4, "others are no copies"
+
+
+def test_names_that_tell_the_groups_spare_the_search_by_colors(altered, monkeypatch):
+    folder, index, pictures = altered
+    monkeypatch.setattr(duplicates, "describe_colors", pytest.fail)
+    group_images(folder, index, pictures, "wrong|[0-9a-f]", folder / "cache")
+
+
+def test_images_whose_names_do_not_fit_are_grouped_by_their_looks(altered):
+    folder, index, pictures = altered
+    by_looks = group_images(folder, index, pictures, "", folder / "cache").names
+    some = group_images(folder, index, pictures, "[0-4]", folder / "cache")
+    assert some.told_by == "file names where they fit, and looks"
+    others = ~index["path"].str.contains("/[0-4]")
+    assert others.any() and not others.all()
+    together = by_looks[others].groupby(by_looks[others]).transform("size") > 1
+    assert together.any() and (some.names[others].groupby(by_looks[others]).nunique() == 1).all()
+
+
+def test_names_of_the_fruit_group_the_embedded_images_alone(tmp_path):
+    paths = pd.Series([f"apple/apple_20240611_{number:03d}.jpg" for number in range(9)])
+    assert name_groups(paths, group_pattern(None, tmp_path)).nunique() == 9
+    assert name_groups(paths, group_pattern(None, EMBEDDED)).nunique() == 1
+    assert group_pattern("", EMBEDDED) == "" and group_pattern("a", tmp_path) == "a"

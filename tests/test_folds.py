@@ -10,14 +10,14 @@ from conftest import fill_folder
 from nets import CLASSES, PLAIN, PREPROCESSING, to_onnx
 
 from bench.notebooks import define
-from utils.checkpoint import load_folds
 from utils.config import InputError
 from utils.datasets import ImageDataset, evaluation_transform
+from utils.features import fingerprint
 from utils.images import scan_folder
 from utils.model import ConvNet
-from utils.onnx_quant.calibration import CalibrationSet
-from utils.onnx_quant.folds import Chain, answer_folds
+from utils.onnx_quant.folds import Chain, agreement, answer_folds, load_networks
 from utils.onnx_quant.graph import prepare
+from utils.onnx_quant.ranges import CalibrationSet
 
 DETAILS = {"preprocessing": PREPROCESSING}
 RECIPE = PLAIN._replace(correct_biases=True)
@@ -55,9 +55,9 @@ class Folds:
         return self.models[number](torch.stack(images)).numpy()
 
     def answer(self, quantize=None, export=None, networks=None) -> dict[str, np.ndarray]:
-        quantize = quantize or partial(define("onnx_quant", "quantize")[0], recipe=RECIPE)
+        quantize = quantize or define("onnx_quant", "quantize")[0]
         images = CalibrationSet(self.prepared_path, self.image_set, self.index)
-        chain = Chain(self.shipped, self.float_path, images, export or define_export(), quantize)
+        chain = Chain(self.shipped, self.float_path, images, RECIPE, export or define_export(), quantize)
         return answer_folds(self.networks if networks is None else networks, chain, calibration=8)
 
 
@@ -108,7 +108,7 @@ def test_every_image_is_answered_by_the_network_that_has_not_seen_it(request, ki
 @pytest.mark.parametrize("option", ["per_channel", "reduce_range"])
 def test_an_option_edited_in_the_notebook_moves_the_answers_out_of_fold(heads, option):
     (edited,) = define("onnx_quant", "quantize", edits={f"{option}=recipe.{option}": f"{option}=False"})
-    before, after = heads.answer(), heads.answer(quantize=partial(edited, recipe=RECIPE))
+    before, after = heads.answer(), heads.answer(quantize=edited)
     assert (before["onnx"] == after["onnx"]).all()
     assert (before["int8"] != after["int8"]).mean() > 0.5
 
@@ -122,9 +122,9 @@ def test_an_export_edited_in_the_notebook_moves_the_answers_out_of_fold(whole):
 def test_no_held_out_image_calibrates(heads):
     seen = []
 
-    def quantize(prepared_path, calibration_set, target) -> None:
+    def quantize(prepared_path, calibration_set, target, recipe) -> None:
         seen.append(set(calibration_set.index["path"]))
-        define("onnx_quant", "quantize")[0](prepared_path, calibration_set, target, RECIPE)
+        define("onnx_quant", "quantize")[0](prepared_path, calibration_set, target, recipe)
 
     heads.answer(quantize=quantize)
     assert [len(paths) for paths in seen] == [8, 8, 8]
@@ -134,8 +134,8 @@ def test_no_held_out_image_calibrates(heads):
 def test_ranges_of_the_shipped_network_are_those_of_a_fold_that_differs_in_its_last_layer(heads):
     (quantize,) = define("onnx_quant", "quantize")
 
-    def measure_again(prepared_path, shown, target) -> None:
-        quantize(prepared_path, CalibrationSet(prepared_path, shown.image_set, shown.index), target, RECIPE)
+    def measure_again(prepared_path, shown, target, recipe) -> None:
+        quantize(prepared_path, CalibrationSet(prepared_path, shown.image_set, shown.index), target, recipe)
 
     assert (heads.answer()["int8"] == heads.answer(quantize=measure_again)["int8"]).all()
 
@@ -143,7 +143,8 @@ def test_ranges_of_the_shipped_network_are_those_of_a_fold_that_differs_in_its_l
 def test_a_few_networks_leave_the_rest_unanswered(heads):
     logits = heads.answer(networks=heads.networks[:1])
     assert (np.isnan(logits["int8"]).any(axis=1) == (np.arange(18) % 3 != 0)).all()
-    assert heads.answer(networks=[]) == {}
+    assert agreement(logits)["images"] == 6 and agreement(logits)["agreement"] > 0.5
+    assert heads.answer(networks=[]) == {} and agreement({}) == {"images": 0, "agreement": None}
 
 
 def test_networks_of_another_arch_are_explained(heads):
@@ -154,15 +155,23 @@ def test_networks_of_another_arch_are_explained(heads):
 
 def test_absent_damaged_and_foreign_files_are_explained(heads, tmp_path):
     path = tmp_path / "folds_conv_net.pth"
-    contents = {"arch": "conv_net", "classes": CLASSES, "preprocessing": PREPROCESSING, "split_hash": "s", "body": "b"}
+    contents = {
+        "arch": "conv_net",
+        "classes": CLASSES,
+        "preprocessing": PREPROCESSING,
+        "split_hash": "s",
+        "body": fingerprint(heads.shipped),
+    }
 
     def load(split_hash: str = "s") -> list:
-        return load_folds(path, split_hash, "b")["folds"]
+        return load_networks(path, split_hash, heads.shipped)
 
+    assert load_networks(path, "s", heads.shipped, limit=0) == []
     with pytest.raises(InputError, match="folds_conv_net.pth does not exist: run train.ipynb .* or set FOLD.* = 0"):
         load()
     torch.save({"folds": heads.networks, **contents}, path)
     assert load()[0]["files"] == heads.networks[0]["files"]
+    assert len(load_networks(path, "s", heads.shipped, limit=2)) == 2
     with pytest.raises(InputError, match="folds_conv_net.pth belongs to another split.csv.*run train.ipynb"):
         load("another")
     path.write_bytes(path.read_bytes()[:1000])

@@ -16,7 +16,7 @@ from conftest import fill_folder
 from PIL import Image
 
 from utils.config import InputError
-from utils.eda.duplicates import join_copies
+from utils.eda.duplicates import join_groups
 from utils.images import read_image, scan_folder
 from utils.split import load_index, save_index, split_index
 
@@ -145,7 +145,7 @@ def test_d11_a_loop_adds_nothing(tmp_path):
 
 def test_d12_a_copy_in_another_class_is_in_its_group(scanned):
     index, _ = scanned
-    groups = join_copies(index, index["path"])
+    groups = join_groups(index, index["path"])
     copies = groups[index["path"].isin(["apple/b in another class.png", "체리 pie/b.png"])]
     assert copies.nunique() == 1
     assert groups.nunique() == len(index) - 1
@@ -173,3 +173,20 @@ def test_d15_nothing_is_written_into_the_folder(folder, scanned):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     scan_folder(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_d16_a_name_that_is_not_utf_8_is_refused_by_one_that_can_be_written(tmp_path):
+    folder = fill_folder(tmp_path / "photos", {"a": 4, "b": 4})
+    old = os.fsencode(folder / "a") + b"/caf\xe9.jpg"
+    try:
+        shutil.copy(folder / "a" / "000.jpg", old)
+    except OSError:
+        return  # this file system takes UTF-8 only
+    index, refused = scan_folder(folder)
+    assert refused[["path", "reason"]].values.tolist() == [["a/caf\\udce9.jpg", "its name is not UTF-8; rename it"]]
+    index["group"], index["split"] = index["path"], "train"
+    save_index(tmp_path / "split.csv", index, refused)
+    assert len(load_index(tmp_path / "split.csv", folder)) == 8
+    os.rename(os.fsencode(folder / "a"), os.fsencode(folder) + b"/\xb0\xa1")
+    with pytest.raises(InputError, match=r"name of class \\udcb0\\udca1 is not UTF-8; rename the folder"):
+        scan_folder(folder)

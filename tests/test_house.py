@@ -50,9 +50,10 @@ def test_packages_hold_a_docstring_only_and_common_ground_stays_small():
     packages = [UTILS, *(UTILS / room for room in ROOMS)]
     assert sorted(path.parent for path in UTILS.rglob("__init__.py")) == sorted(packages)
     for package in packages:
-        (statement,) = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
-        assert isinstance(statement, ast.Expr) and isinstance(statement.value.value, str)
-    assert len(list(UTILS.glob("*.py"))) - 1 <= 20
+        docstring, *others = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
+        assert isinstance(docstring, ast.Expr) and isinstance(docstring.value.value, str)
+        assert not others or package == UTILS, "only utils itself does something: it switches telemetry off"
+    assert len(list(UTILS.glob("*.py"))) - 1 <= 21
 
 
 @pytest.mark.parametrize(

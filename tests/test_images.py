@@ -1,6 +1,7 @@
 """What people's folders really hold, and what the one reader makes of it."""
 
 import io
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, fill_folder, fingerprint
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.config import InputError
 from utils.images import count_skipped, read_image, scan_folder
@@ -62,6 +63,40 @@ def test_every_bad_file_is_named_with_its_reason(folder):
     assert fingerprint(folder) == before
 
 
+def test_thousands_of_bad_files_are_named_by_reason(tmp_path):
+    fill_folder(tmp_path, {"apple": 3, "plum": 0})
+    for number in range(300):
+        (tmp_path / "plum" / f"{number:04d}.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+        (tmp_path / "plum" / f"cut{number:04d}.jpg").write_bytes(jpeg()[: 30 + number])
+    with pytest.raises(InputError, match="plum has no readable image") as error:
+        scan_folder(tmp_path)
+    text = str(error.value)
+    assert "plum/0000.jpg, plum/0001.jpg, plum/0002.jpg, and 297 more: not an image; it is a Git LFS pointer" in text
+    assert "plum/cut0000.jpg, plum/cut0001.jpg, plum/cut0002.jpg, and " in text and len(text) < 1500
+
+
+def tiff(photometric: int, samples: int, bits: int, order: str, compression: int = 1) -> bytes:
+    """A black TIFF of 4×4 pixels."""
+    data = bytes(4 * 4 * samples * bits // 8)
+    tags = {256: 4, 257: 4, 258: bits, 259: compression, 262: photometric, 273: 8, 277: samples, 278: 4, 279: len(data)}
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack(f"{order}HHI", int.from_bytes(b"II" if order == "<" else b"MM"), 42, 8 + len(data))
+    return start + data + struct.pack(f"{order}H", len(tags)) + table + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_an_unusual_kind_is_not_called_truncated(tmp_path, order):
+    (tmp_path / "plain.tif").write_bytes(tiff(1, 1, 8, order))
+    assert read_image(tmp_path / "plain.tif").size == (4, 4)
+    for kind in ((1, 1, 24), (1, 2, 8), (5, 5, 8)):
+        (tmp_path / "odd.tif").write_bytes(tiff(*kind, order))
+        with pytest.raises(InputError, match="odd.tif: a TIFF of a kind that Pillow does not read; save it as RGB"):
+            read_image(tmp_path / "odd.tif")
+        (tmp_path / "cut.tif").write_bytes(tiff(*kind, order)[:20])
+        with pytest.raises(InputError, match="cut.tif: not an image; it is truncated"):
+            read_image(tmp_path / "cut.tif")
+
+
 def test_a_link_to_nowhere_is_refused_and_the_others_are_read(folder):
     (folder / "cherry" / "gone.jpg").symlink_to("moved away.jpg")
     good, refused = scan_folder(folder)
@@ -78,12 +113,69 @@ def test_rotated_photos_stand_upright(tmp_path):
     assert (np.asarray(read_image(tmp_path / "turned.png")) == upright).all()
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_stands_upright_as_pillow_turns_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as photo:
+        expected = np.asarray(ImageOps.exif_transpose(photo))
+    assert (np.asarray(read_image(tmp_path / "photo.png")) == expected).all()
+
+
+def exif_block(*entries: bytes) -> bytes:
+    """EXIF of a camera that was turned (orientation 6), and of further entries of 12 bytes."""
+    entries = (struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), *entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + b"\xff" * 20
+
+
+@pytest.mark.parametrize("kind", range(1, 17))
+def test_photos_with_malformed_exif_are_read_and_turned(tmp_path, kind):
+    """A resolution of each kind of number that there is and of some that there are not, and one past the end."""
+    content = exif_block(struct.pack("<HHII", 0x011A, kind, 1, 38), struct.pack("<HHII", 0x9286, kind, 9, 10_000))
+    upright = Image.fromarray(np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3))
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.jpg", exif=content, quality=100, subsampling=0)
+    assert read_image(tmp_path / "photo.jpg").size == (32, 16)
+
+
+@pytest.mark.parametrize("content", [b"Exif\0\0", b"Exif\0\0none", exif_block()[:16]], ids=["empty", "none", "cut"])
+def test_photos_whose_exif_cannot_be_read_are_taken_as_they_are(tmp_path, content):
+    Image.new("RGB", (16, 32)).save(tmp_path / "photo.jpg", exif=content)
+    assert read_image(tmp_path / "photo.jpg").size == (16, 32)
+
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, dtype):
     values = np.array([[0, 257], [32896, 65535]], dtype)
     mode = "I;16B" if dtype == ">u2" else "I;16"
     Image.frombytes(mode, (2, 2), values.tobytes()).save(tmp_path / "deep.tif")
     assert np.asarray(read_image(tmp_path / "deep.tif"))[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize("white", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_white_of_a_sensor_with_fewer_bits_is_white(tmp_path, white, suffix):
+    pixels = np.linspace(0, white, 12).astype(np.uint16).reshape(3, 4)
+    Image.fromarray(pixels).save(tmp_path / f"sensor.{suffix}")
+    seen = np.asarray(read_image(tmp_path / f"sensor.{suffix}"))[..., 0]
+    assert np.abs(seen.ravel() - np.linspace(0, 255, 12)).max() <= 1
+
+
+def test_white_is_shown_in_the_table_of_modes(tmp_path):
+    fill_folder(tmp_path, {"a": 1, "b": 1})
+    Image.fromarray(np.array([[0, 4080]], np.uint16)).save(tmp_path / "a" / "sensor.png")
+    assert "I;16, white 4095" in set(scan_folder(tmp_path)[0]["mode"])
+
+
+def test_negative_of_16_bits_is_read_as_a_positive(tmp_path):
+    pixels = np.array([[0, 1000], [3000, 4095]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "negative.tif")
+    content = (tmp_path / "negative.tif").read_bytes()
+    photometric = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # tag 262, one short number, which follows
+    assert photometric + b"\1" in content
+    (tmp_path / "negative.tif").write_bytes(content.replace(photometric + b"\1", photometric + b"\0"))
+    assert np.asarray(read_image(tmp_path / "negative.tif"))[..., 0].tolist() == [[255, 193], [68, 0]]
 
 
 def test_pixels_without_an_agreed_range_are_refused(tmp_path):
@@ -187,6 +279,26 @@ def test_photos_of_a_phone_are_read_upright_and_what_is_left_out_is_counted(tmp_
     good, refused = scan_folder(tmp_path / "photos")
     assert {"cat/IMG_1.HEIC", "dog/IMG_2.avif"} <= set(good["path"]) and refused.empty
     assert count_skipped(tmp_path / "photos") == {".mov": 2, ".aae": 1, "(no extension)": 1}
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.ppm", "a.jp2", "a.tga", "a.qoi", "a.pcx", "a.dib", "photo"])
+def test_whatever_pillow_reads_is_an_image(folder, name):
+    suffix = Path(name).suffix or ".webp"
+    Image.new("RGB", (9, 9)).save(folder / f"a{suffix}")
+    (folder / f"a{suffix}").rename(folder / "cherry" / name)
+    for other in ("BMW", "P5 of 9", "readme"):  # they begin as images do, or not
+        (folder / "cherry" / other).write_text(f"{other}\n")
+    for other in ("film.mpg", "table.h5", "page.eps", "labels.json"):
+        (folder / "cherry" / other).write_bytes(b"no photo")
+    good, refused = scan_folder(folder)
+    assert f"cherry/{name}" in set(good["path"]) and len(good) == 7 and refused.empty
+    assert count_skipped(folder) == {"(no extension)": 3, ".mpg": 1, ".h5": 1, ".eps": 1, ".json": 1}
+
+
+@pytest.mark.parametrize("name", ["cat ", " cat", "cat\N{NO-BREAK SPACE}", "Cat "])
+def test_spaces_make_no_second_class(tmp_path, name):
+    with pytest.raises(InputError, match="spells one class in two ways"):
+        scan_folder(fill_folder(tmp_path, {"cat": 2, "dog": 2, name: 2}))
 
 
 def test_heic_without_its_package_is_refused_with_the_command(tmp_path):

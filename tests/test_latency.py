@@ -18,7 +18,7 @@ from utils.compare_models import latency_worker
 from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, summarize
 from utils.config import InputError
 from utils.model import ConvNet
-from utils.onnx_quant.onnx_file import write_metadata
+from utils.onnx_quant.export import write_metadata
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.2, 0.3]}
 PHOTOS = [ROOT / "data" / "train" / "tomato" / f"tomato_00_0{number}.jpg" for number in range(3)]

@@ -1,5 +1,6 @@
 """Any network of timm, and which of those at hand suits the photos."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import save_checkpoint
-from utils.config import CHECKPOINTS, InputError
-from utils.eda import network_choice, networks
+from utils.config import InputError
+from utils.eda import networks
 from utils.features import extract_features
 from utils.images import scan_folder
 from utils.model import AllBlocks, load_model, replace_classifier
@@ -167,28 +168,32 @@ def test_a_network_without_a_map_says_so_and_breaks_nothing(capsys):
 # --- the choice
 
 
-def table(**networks: tuple[float, float, float, float]) -> pd.DataFrame:
-    """Make a table of macro_f1, beyond the best, at best, and milliseconds."""
-    rows = pd.DataFrame.from_dict(networks, orient="index", columns=["macro_f1", "beyond", "at_best", "int8_ms"])
-    return rows.assign(within=True, int8_bytes=1000.0)
+def table(**rows: tuple[float, float, float, float]) -> pd.DataFrame:
+    """Make a table of macro_f1, its difference from the best one's, the upper end of that, and milliseconds."""
+    columns = ["macro_f1", "difference", "difference_high", "int8_ms"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).assign(int8_kb=1.0, low=0.8, high=1.0)
 
 
 def test_fastest_of_those_as_good_as_the_best_is_taken():
     found = table(
-        large=(0.990, 0.0, 0.0, 4.0),
+        large=(0.990, np.nan, np.nan, 4.0),
         middle=(0.985, -0.005, 0.01, 2.0),
         sure_to_be_worse=(0.984, -0.006, -0.001, 1.0),
         far_behind=(0.950, -0.040, 0.02, 0.5),
     )
-    assert network_choice.choose(found) == "middle"
-    assert network_choice.choose(found.assign(within=[True, False, True, True])) == "large"
+    assert networks.choose(found) == "middle"
+    assert networks.choose(found.drop("middle")) == "large"
+    reason = networks.describe_choice("middle", found)
+    assert reason.startswith("middle, of 4 the fastest") and "macro-F1 0.985 (0.800 to 1.000)" in reason
+    assert reason.endswith("large, the best, has 0.990 and takes 2.0 times as long")
+    assert networks.describe_choice("large", found).startswith("large, the best of 4: macro-F1 0.990")
 
 
 def test_a_budget_that_nothing_fits_is_named_with_what_there_is():
-    found = table(a=(0.9, 0.0, 0.0, 2.0), b=(0.8, -0.1, 0.1, 1.5))
-    assert list(network_choice.within_budget(found, network_choice.Wishes("", 1.6))) == [False, True]
+    found = table(a=(0.9, np.nan, np.nan, 2.0), b=(0.8, -0.1, 0.1, 1.5))
+    assert list(networks.affordable(found, networks.Constraints("", 1.6))) == [False, True]
     with pytest.raises(InputError, match=r"BUDGET_MS 0.1 .*the fastest takes about 1.50 ms and the smallest 1 kB"):
-        network_choice.within_budget(found, network_choice.Wishes("", 0.1))
+        networks.affordable(found, networks.Constraints("", 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -200,65 +205,52 @@ def split_photos(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
 
 
 def test_photos_of_the_test_part_have_no_say_in_the_choice(split_photos):
-    folder, index = split_photos
-    photos = networks.choose_photos(folder, index, limit=1000)
-    assert set(photos.index["path"]) == set(index.loc[index["split"] != "test", "path"])
-    assert len(networks.choose_photos(folder, index, limit=10).index) == 10
+    _, index = split_photos
+    photos = networks.draw_photos(index, limit=1000)
+    assert set(photos["path"]) == set(index.loc[index["split"] != "test", "path"])
+    assert len(networks.draw_photos(index, limit=10)) == 10
 
 
-def test_choice_is_remembered_and_the_notebooks_after_it_follow(split_photos, tmp_path, monkeypatch):
+def test_other_photos_get_a_network_chosen_for_them_and_the_notebooks_after_it_follow(
+    split_photos, tmp_path, monkeypatch
+):
     folder, index = split_photos
-    monkeypatch.setattr(network_choice, "at_hand", lambda listed: ["conv_net", "efficientnet_lite0@64", *listed])
-    compared = network_choice.compare("auto", folder, index, tmp_path, network_choice.Wishes())
-    assert compared.arch in compared.table.index and f"**{compared.arch}**" in compared.sentence
+    monkeypatch.setattr(networks, "available", lambda listed: ["conv_net", "efficientnet_lite0@64"])
+    compared = networks.choose_network(None, folder, index, tmp_path, networks.Constraints())
+    assert compared.arch in compared.table.index
+    assert compared.reason.startswith(compared.arch) and "of 2" in compared.reason
     assert set(compared.table.index) == {"conv_net", "efficientnet_lite0@64"}
     assert compared.table["latency_ms"].is_monotonic_increasing and not compared.hint
-    monkeypatch.setattr(network_choice, "score_networks", pytest.fail)  # whoever asks again gets what was found
+    monkeypatch.setattr(networks, "score_networks", pytest.fail)  # whoever asks again gets what was found
     cheap = compared.table.loc["conv_net", "int8_ms"] * 1.01
-    again = network_choice.compare("auto", folder, index, tmp_path, network_choice.Wishes("", cheap))
+    again = networks.choose_network("auto", folder, index, tmp_path, networks.Constraints("", cheap))
     assert again.arch == "conv_net"
-    with pytest.raises(InputError, match="holds no network that EDA.ipynb chose: run it with ARCH = .auto. first"):
-        chosen_arch(tmp_path, "auto")
-    update_report(tmp_path, "dataset", {"arch": again.arch, "networks": network_choice.entries(again.table)})
-    assert chosen_arch(tmp_path, "auto") == "conv_net" and chosen_arch(tmp_path, "resnet18") == "resnet18"
+    with pytest.raises(InputError, match="holds no network that EDA.ipynb chose: run EDA.ipynb first"):
+        chosen_arch(tmp_path, None)
+    update_report(tmp_path, "dataset", {"arch": again.arch, "networks": networks.entries(again.table)})
+    assert chosen_arch(tmp_path, None) == chosen_arch(tmp_path, "auto") == "conv_net"
+    assert chosen_arch(tmp_path, "resnet18") == "resnet18" and chosen_arch(tmp_path, "") == ""
 
 
-def test_a_hint_is_given_only_beyond_doubt_and_with_the_command():
+def test_the_embedded_images_have_the_network_of_the_original_study(split_photos, tmp_path, monkeypatch):
+    folder, index = split_photos
+    monkeypatch.setattr(networks, "EMBEDDED", folder)
+    assert networks.choose_network(None, folder, index, tmp_path, networks.Constraints(None)).arch == "conv_net"
+
+
+def test_a_hint_is_given_only_beyond_doubt_and_says_what_it_costs():
     labels = np.repeat([0, 1, 2], 40)
     bad, better = labels.copy(), labels.copy()
     bad[::4] = (bad[::4] + 1) % 3
     better[:2] = 1
-    photos = networks.Photos(Path(), pd.DataFrame({"class": labels.astype(str)}), np.arange(120))
+    photos = pd.DataFrame({"class": labels.astype(str), "group": np.arange(120)})
     cost = {"latency_ms": 1.0, "bytes": 1000}
-    found = {"mine": {"answers": bad.tolist(), **cost}, "theirs": {"answers": better.tolist(), **cost}}
-    for arch, expected in (("mine", True), ("theirs", False)):
-        shown = networks.tabulate(found, photos).join(networks.pair(found, photos, arch))
-        hint = network_choice.describe_hint(arch, shown, "python run.py")
-        assert bool(hint) == expected
-    shown = networks.tabulate(found, photos).join(networks.pair(found, photos, "mine"))
-    call = network_choice.command(Path("/somewhere/my photos"), CHECKPOINTS / "mine")
-    assert network_choice.describe_hint("mine", shown, call).endswith(
-        "Try `python run.py --data '/somewhere/my photos' --name mine --arch theirs`"
-    )
-    assert network_choice.command(ROOT / "data" / "train", CHECKPOINTS) == "python run.py"
-
-
-def test_choosing_among_equals_flatters_and_a_clear_choice_does_not():
-    generator = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 60)
-    photos = networks.Photos(Path(), pd.DataFrame({"class": labels.astype(str)}), np.arange(120))
-
-    def answers(errors: float) -> list[int]:
-        return np.where(generator.random(120) < errors, 1 - labels, labels).tolist()
-
-    equals = {f"net{number}": {"answers": answers(0.3), "latency_ms": 1.0, "bytes": 1} for number in range(8)}
-    clear = equals | {"best": {"answers": answers(0.02), "latency_ms": 1.0, "bytes": 1}}
-    flattery = [
-        network_choice.optimism(found, photos, networks.tabulate(found, photos).assign(within=True))
-        for found in (equals, clear)
-    ]
-    assert flattery[0] > 0.02
-    assert abs(flattery[1]) < 0.005
+    slow = {"latency_ms": 12.0, "bytes": 1000}
+    found = {"mine": {"predictions": bad.tolist(), **cost}, "theirs": {"predictions": better.tolist(), **slow}}
+    compared = networks.tabulate(found, photos)
+    hint = networks.describe_hint("mine", networks.compare_with(compared, "mine", found, photos))
+    assert re.match(r"Try `--arch theirs`: about 23 points better \(1\d to 3\d\) than mine, 12 times slower", hint)
+    assert not networks.describe_hint("theirs", networks.compare_with(compared, "theirs", found, photos))
 
 
 def test_timm_is_not_imported_for_the_default_network_alone():

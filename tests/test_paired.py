@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, chi2, poisson
 
-from utils.compare_models.paired_comparison import recall_differences
+from utils.compare_models.paired import recall_differences
 from utils.intervals import (
     flip_effects,
     macro_f1_difference_interval,

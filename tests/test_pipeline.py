@@ -41,7 +41,7 @@ def result(project, photos):
 
 def test_prints_a_line_per_notebook_a_table_and_a_verdict(result):
     lines = result.stdout.splitlines()
-    for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Ship"):
+    for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Use"):
         assert any(line.startswith(name) for line in lines), f"no line for {name} in\n{result.stdout}"
 
 
@@ -152,7 +152,7 @@ def test_one_fruit_per_class_is_called_what_it_is(project):
     report = read_report(project, "films")
     check_fruit(report)
     assert report["train"]["test_macro_f1"] == 1.0
-    assert "These scores prove little" in done.stdout
+    assert "the scores say little" in done.stdout
 
 
 def film_folder(folder: Path) -> Path:
@@ -181,7 +181,7 @@ def run_first_cells(project: Path, name: str, count: int, **settings) -> subproc
         ("train", {"AUGMENT": "some"}, "AUGMENT 'some': use 'minority', 'all' or 'none'"),
         ("train", {"MINORITY": ["kiwi"]}, "MINORITY ['kiwi']: there are only cherry pie, tomato, 사과"),
         ("compare_models", {"PAIR": ("onnx", "tflite")}, "both must be among pytorch, onnx, int8"),
-        ("compare_models", {"MARGIN": 0}, "MARGIN 0: no number of images can exclude every loss"),
+        ("compare_models", {"MARGIN": 0}, "MARGIN is 0: it must be a number above 0 and at most 1"),
     ],
 )
 def test_setting_that_makes_no_sense_is_named(project, result, photos, name, settings, sentence):
@@ -192,9 +192,8 @@ def test_setting_that_makes_no_sense_is_named(project, result, photos, name, set
 def test_changed_data_stops_the_later_notebooks(tmp_path, photos):
     project = copy_project(tmp_path / "project")
     data = fill_folder(tmp_path / "data", {"a": 9, "b": 9})
-    split_it = (
-        "import run, sys; sys.exit(run.execute('EDA', {'DATA': sys.argv[1], 'NAME': 'x'}, run.ROOT / 'EDA.ipynb'))"
-    )
+    settings = "{'DATA': sys.argv[1], 'NAME': 'x', 'ARCH': 'conv_net'}"
+    split_it = f"import run, sys; sys.exit(run.execute('EDA', {settings}, run.ROOT / 'EDA.ipynb'))"
     assert subprocess.run([sys.executable, "-c", split_it, data], cwd=project).returncode == 0
     (data / "a" / "000.jpg").write_bytes((data / "b" / "000.jpg").read_bytes())
     (data / "a" / "001.jpg").unlink()

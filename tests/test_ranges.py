@@ -5,7 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from nets import ArrayReader, calibration_set, save_net
+from nets import ArrayReader, save_net
 from onnx import helper
 from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_data, save_tensors_data
@@ -39,7 +39,7 @@ def found_by_onnxruntime(net, tmp_path, images, batch_size=4, **options) -> dict
     calibrator = create_calibrator(
         net,
         augmented_model_path=str(tmp_path / "augmented.onnx"),
-        calibrate_method=options.pop("method", CalibrationMethod.MinMax),
+        calibrate_method=CalibrationMethod.MinMax,
         extra_options=options,
     )
     calibrator.collect_data(ArrayReader(images, batch_size))
@@ -99,24 +99,6 @@ def test_reader_is_read_from_its_beginning(net, tmp_path):
     assert (measure_ranges(net, reader).low == first.low).all() and len(first.low) == len(IMAGES)
 
 
-# --- methods that look at histograms
-
-
-def test_percentile_cuts_a_few_outliers_off(net, monkeypatch):
-    monkeypatch.setattr("utils.onnx_quant.calibration.HISTOGRAM_IMAGES", 400)  # these images are small
-    images = np.resize(IMAGES, (400, *IMAGES.shape[1:]))
-    images[3, 0, 0, 0] = 50  # one of 307,200 values, more than 99.999 % leave
-    _, high = range_of_input(calibration_set(net, images).save_ranges(CalibrationMethod.Percentile))
-    assert IMAGES.max() - 1 < high < 10
-
-
-@pytest.mark.parametrize("method", [CalibrationMethod.Percentile, CalibrationMethod.Entropy])
-def test_short_last_batch_does_no_harm(net, method):
-    assert len(IMAGES) % 4
-    low, high = range_of_input(calibration_set(net, IMAGES).save_ranges(method))
-    assert IMAGES.min() <= low < -2 and 2 < high <= IMAGES.max()
-
-
 def test_onnxruntime_still_drops_data_with_max_intermediate_outputs(net, tmp_path):
     """When this fails the bug (onnxruntime#32577) is mended, and the option may be used."""
     images = IMAGES.copy()
@@ -125,10 +107,3 @@ def test_onnxruntime_still_drops_data_with_max_intermediate_outputs(net, tmp_pat
     assert range_of_input(tmp_path / "theirs.json")[1] == 1000
     found_by_onnxruntime(net, tmp_path, images, max_intermediate_outputs=4)
     assert range_of_input(tmp_path / "theirs.json")[1] < 1000
-
-
-@pytest.mark.parametrize("method", [CalibrationMethod.Percentile, CalibrationMethod.Entropy])
-def test_onnxruntime_still_stumbles_over_a_short_last_batch(net, tmp_path, method):
-    """When this fails the bug (onnxruntime#18792) is mended, and `collect_histograms` may hand over all batches."""
-    with pytest.raises(ValueError, match="inhomogeneous"):
-        found_by_onnxruntime(net, tmp_path, IMAGES, method=method)

@@ -30,16 +30,16 @@ def write_notebook(path: Path, *tags: str) -> None:
 
 
 def test_marks_are_filled_from_tagged_cells_whatever_the_headings_say(tmp_path, monkeypatch):
-    write_notebook(tmp_path / "train.ipynb", "out-of-fold")
+    write_notebook(tmp_path / "train.ipynb", "takeaways")
     write_notebook(tmp_path / "compare_models.ipynb", "verdict", "result-table")
     monkeypatch.setattr(update_readme, "ROOT", tmp_path)
-    before = "a\n<!-- results -->\nold\n<!-- end -->\nb\n<!-- out of fold -->\nold\n<!-- end -->\nc\n"
+    before = "a\n<!-- results -->\nold\n<!-- end -->\nb\n<!-- training -->\nold\n<!-- end -->\nc\n"
     assert update_readme.update(before) == (
         "a\n<!-- results -->\n### result-table \\1\n\nverdict \\1.\n<!-- end -->\nb\n"
-        "<!-- out of fold -->\n### out-of-fold \\1\n<!-- end -->\nc\n"
+        "<!-- training -->\n### takeaways \\1\n<!-- end -->\nc\n"
     )
-    with pytest.raises(SystemExit, match="train.ipynb has no cell tagged grad-cam-after"):
-        update_readme.plot("grad_cam.png")
+    with pytest.raises(SystemExit, match="compare_models.ipynb has no cell tagged trade-off"):
+        update_readme.plot("trade_off.png")
 
 
 def test_use_from_your_own_notebook(project, embedded):

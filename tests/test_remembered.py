@@ -3,11 +3,12 @@
 import importlib.util
 import shutil
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from bench.notebooks import define
-from utils.files import cache_key, remembered
+from utils.files import cache_key, remembered, remembered_arrays
 
 
 @pytest.fixture
@@ -20,6 +21,25 @@ def find(tmp_path):
         return {"사과": len(computed)}
 
     return lambda *parts: remembered(tmp_path / "cache.json", parts, compute)["사과"]
+
+
+def test_arrays_are_remembered_alike_and_the_last_result_alone(tmp_path):
+    computed, cache = [], tmp_path / "cache.npz"
+
+    def find(*parts) -> int:
+        def compute() -> dict:
+            computed.append(parts)
+            return {"logits": np.full((2, 3), len(computed))}
+
+        found = remembered_arrays(cache, parts, compute)
+        assert found.keys() == {"logits"} and found["logits"].shape == (2, 3)
+        return found["logits"][0, 0]
+
+    assert find("a") == find("a") == 1
+    assert find("b") == find("b") == 2
+    assert find("a") == 3
+    cache.write_bytes(cache.read_bytes()[:100])
+    assert find("a") == find("a") == 4
 
 
 def quantize_with(edits=None, **settings):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from utils.compare_models.model_card import model_entries, result_table, write_model_card
+from utils.compare_models.model_card import model_entries, write_model_card
 from utils.config import InputError
-from utils.report import extend_report, read_report, update_report
+from utils.report import extend_report, read_report, render, update_report
 
 PAIR = {
     "images": 304,
@@ -27,6 +27,7 @@ def comparison(ship: str = "onnx") -> dict:
     summary = pd.DataFrame(
         {"score": [0.9, 0.89], "low": [0.8, 0.79], "high": [0.97, 0.96], "bytes": [146_000, 48_000]}, ["onnx", "int8"]
     )
+    summary["file"] = ["conv_net.onnx", "conv_net_int8.onnx"]
     rows = [(name, task, 1.0, 1.2, 2.0, 0.9, 1.1) for name in summary.index for task in (1, 16, "photo")]
     latency = pd.DataFrame(rows, columns=["model", "task", "p50", "p90", "p99", "low", "high"])
     processes = pd.DataFrame({"load_ms": 20.0, "cold_start_ms": 300.0, "peak_rss_mb": 70.0}, summary.index)
@@ -34,7 +35,7 @@ def comparison(ship: str = "onnx") -> dict:
         "models": model_entries(summary, latency, processes),
         "pair": ["onnx", "int8"],
         "pairs": {"out of fold": PAIR},
-        "verdict": {"ship": ship, "reason": 'because: "so"'},
+        "verdict": {"ship": ship, "outcome": "not shown", "reason": 'because: "so"'},
         "machine": {"name": "a CPU", "threads": 2},
     }
 
@@ -43,7 +44,9 @@ def comparison(ship: str = "onnx") -> dict:
 def run(tmp_path):
     dataset = {"images": 304, "classes": {"사과": 254, "on: off": 50}, "groups": 42, "series": []}
     update_report(tmp_path, "dataset", dataset | {"split": {"train": 210, "valid": 50, "test": 44}})
-    update_report(tmp_path, "train", {"arch": "conv_net", "oof_macro_f1": 0.88, "oof_macro_f1_ci95": [0.79, 0.95]})
+    scores = {"oof_macro_f1": 0.88, "oof_macro_f1_ci95": [0.79, 0.95]}
+    scores |= {"test_macro_f1": 0.9, "test_macro_f1_ci95": [0.8, 0.97]}
+    update_report(tmp_path, "train", {"arch": "conv_net"} | scores)
     update_report(tmp_path, "comparison", comparison())
     return tmp_path
 
@@ -56,15 +59,26 @@ def card(run) -> tuple[dict, str]:
 
 
 @pytest.mark.parametrize("ship", ["onnx", "int8"])
-def test_card_has_the_front_matter_of_the_hub_with_the_score_of_what_ships(run, ship):
+def test_card_has_the_front_matter_of_the_hub_with_both_scores_and_the_one_to_quote_first(run, ship):
     update_report(run, "comparison", comparison(ship))
     front, text = card(run)
-    (result,) = front["model-index"][0]["results"]
+    quoted, result = front["model-index"][0]["results"]
+    assert quoted["metrics"][0]["value"] == 0.88 and quoted["dataset"]["split"] == "all, out of fold"
     assert result["metrics"][0]["value"] == read_report(run)["comparison"]["models"][ship]["macro_f1"]
     assert result["task"]["type"] == front["pipeline_tag"] == "image-classification"
     assert result["dataset"]["name"] == "사과, on: off"
     assert ("int8" in front["tags"]) == (ship == "int8")
-    assert f"**Ship `{ship}`**" in text
+    assert text.index("0.880 (0.790 to 0.950) out of fold") < text.index(
+        f"Use `{'conv_net' if ship == 'onnx' else 'conv_net_int8'}.onnx`"
+    )
+
+
+def test_card_warns_where_the_test_part_is_worse_than_the_folds_let_expect(run):
+    assert "do not rely on this model yet" not in card(run)[1]
+    extend_report(run, "train", {"test_macro_f1": 0.5, "test_macro_f1_ci95": [0.3, 0.7]})
+    assert "The test part scores 0.500 (0.300 to 0.700), below the whole interval" in card(run)[1]
+    printed = render("result.txt", report=read_report(run))
+    assert printed.index("do not rely on this model yet") < printed.index("Use conv_net.onnx")
 
 
 def test_card_says_which_network_would_do_better(run):
@@ -104,29 +118,51 @@ NOVELTY = {"auroc": 0.95, "auroc_ci95": [0.93, 0.97], "caught": 0.75, "kept": 0.
 @pytest.mark.parametrize(
     ("deployed", "works", "sentence"),
     [
-        (
-            True,
-            True,
-            "may be called `unknown`: a class kept from training is told with an AUROC of 0.95 (0.93 to 0.97)",
-        ),
-        (False, True, "is given one of these classes too: .* INT8 does not keep that"),
-        (False, False, "is given one of these classes too: .* too little, or not sure"),
+        (True, True, "it says “unknown” 75% of the time, .*AUROC 0.95 (0.93 to 0.97); of the test photos, 94% are not"),
+        (False, True, "names one of them all the same.*INT8 does not keep that"),
+        (False, False, "names one of them all the same.*too low or not sure"),
     ],
 )
 def test_card_says_what_becomes_of_a_photo_of_something_else(run, deployed, works, sentence):
-    assert "A photo of anything else" not in card(run)[1]
+    assert "AUROC" not in card(run)[1]
     extend_report(run, "train", {"novelty": NOVELTY | {"works": works}})
     update_report(run, "quantization", {"deploy": {"novelty": deployed}})
-    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), card(run)[1])
+    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), card(run)[1], re.DOTALL)
+
+
+def test_card_says_that_too_few_groups_tell_nothing_and_shows_the_cautions_of_the_data(run):
+    nothing = {"auroc": float("nan"), "auroc_ci95": [float("nan")] * 2, "works": False}
+    extend_report(run, "train", {"novelty": NOVELTY | nothing})
+    extend_report(run, "dataset", {"caution": "classes with fewer than 10 images: a 3"})
+    text = card(run)[1]
+    assert "AUROC unknown (too few groups)" in text and "nan" not in text
+    assert "classes with fewer than 10 images: a 3" in text
+
+
+def test_command_line_names_bad_files_by_reason_and_what_to_be_careful_about():
+    refused = [{"path": f"a/{number}.jpg", "reason": "it is a pointer"} for number in range(2100)]
+    dataset = {"images": 9, "classes": {"a": 9}, "groups": 9, "choice": "x", "refused": refused, "caution": "masks"}
+    said = render("headline.txt", notebook="EDA", report={"dataset": dataset | {"skipped": {".mov": 1}}})
+    assert [line.strip() for line in said.splitlines()][2:] == [
+        "refused: a/0.jpg, a/1.jpg, a/2.jpg, and 2097 more: it is a pointer",
+        "skipped, as no images: .mov 1",
+        "caution: masks",
+    ]
 
 
 def test_card_says_what_the_report_says(run):
     text = card(run)[1]
     report = read_report(run)["comparison"]
-    assert result_table(report["models"]) in text
+    assert render("models.md", models=report["models"]) in text
     assert report["verdict"]["reason"] in text
-    assert "304 images: the same answer on 99.0% (97.0% to 100.0%), 1 fixed, 2 broken" in text
-    assert "macro-F1 -0.003 (-0.020 to +0.010)" in text
+    assert "| out of fold | 304 | 99.0% (97.0% to 100.0%) | 1 | 2 | 0 | 1.000 | -0.003 (-0.020 to +0.010) |" in text
+
+
+def test_card_says_where_a_file_may_be_used(run):
+    found = [("here", "int8", 1.0), ("there", "int8", 0.9), ("there", "onnx", 1.0)]
+    rows = [dict(zip(("runtime", "file", "agreement"), row, strict=True)) for row in found]
+    extend_report(run, "comparison", {"runtimes": rows})
+    assert "other runtimes: here. **In there, int8 gives another prediction on 10.0% of the images" in card(run)[1]
 
 
 def test_card_says_what_was_corrected_by_hand(run):
@@ -138,7 +174,7 @@ def test_card_says_what_was_corrected_by_hand(run):
 def test_card_of_models_that_others_made_leaves_out_what_is_unknown(tmp_path):
     update_report(tmp_path, "comparison", comparison())
     front, text = card(tmp_path)
-    assert "Trained on" not in text and "Ship `onnx`" in text
+    assert "Trained on" not in text and "Use `conv_net.onnx`" in text
     assert front["model-index"][0]["name"] == "onnx"
 
 

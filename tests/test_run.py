@@ -66,11 +66,11 @@ def test_damaged_pretrained_weights(tmp_path, damage):
     assert "Traceback" not in done.stderr
 
 
-def test_fault_in_a_cell_is_shown_in_full(project, tmp_path):
-    data = fill_folder(tmp_path / "data", {"apple": 6, "plum": 6})
-    done = run_py(project, "--data", str(data), "--name", "fault", "-p", "SEED='seven'")
-    assert done.returncode == 1
-    assert "seed_everything(SEED)" in done.stderr and "Error" in done.stderr
+def test_settings_that_make_no_sense_are_named_at_once(project):
+    done = run_py(project, "--name", "settings", "-p", "SEED='seven'", "-p", "BUDGET_MS=abc")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "SEED is 'seven': it must be a whole number, 0 or more" in done.stderr
+    assert "BUDGET_MS is 'abc': it must be a number above 0, or None" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -84,50 +84,6 @@ def test_python_without_the_packages(project, tmp_path, command, package):
     assert done.returncode == 1
     assert f"{package} is not installed for this Python: leave out --no-venv" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def small_set_up(tmp_path, monkeypatch):
-    """run.py's set-up with a lock that names no package."""
-    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / run.VENV_PYTHON.relative_to(run.ROOT))
-    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(run, "LOCK", tmp_path / "requirements.txt")
-    run.LOCK.write_text("# nothing\n")
-
-
-def test_set_up_once_and_again_after_the_lock_changed(small_set_up):
-    run.set_up([])
-    (run.VENV / "witness").touch()
-    run.set_up([])
-    assert (run.VENV / "witness").exists(), "set up twice"
-    run.LOCK.write_text("# nothing, in other words\n")
-    run.set_up([])
-    assert not (run.VENV / "witness").exists(), "an environment of another lock was kept"
-
-
-@pytest.mark.parametrize("content", ["", "{", "\0\0"])
-def test_a_damaged_mark_means_that_nothing_is_installed(small_set_up, content):
-    run.set_up([])
-    (run.VENV / "installed.json").write_text(content)
-    run.set_up([])
-    assert "lock" in run.read_mark(run.VENV / "installed.json")
-
-
-def test_interrupted_set_up_is_mended(small_set_up):
-    run.LOCK.write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
-    with pytest.raises(SystemExit, match="the installation failed"):
-        run.set_up([])
-    run.LOCK.write_text("# nothing\n")
-    run.set_up([])
-    assert run.VENV_PYTHON.exists() and (run.VENV / "installed.json").exists()
-
-
-def test_page_goes_without_npm_where_it_cannot_be_installed(small_set_up, monkeypatch, capsys):
-    run.set_up([])
-    monkeypatch.setattr(run, "dependency_group", lambda name: ["./no-such-wheel-1.0-py3-none-any.whl"])
-    run.set_up_npm()
-    assert "run.py: the installation failed" in capsys.readouterr().out
-    assert run.VENV_PYTHON.exists() and "lock" in run.read_mark(run.VENV / "installed.json")
 
 
 def test_an_older_python_is_told_that_it_is_too_old():

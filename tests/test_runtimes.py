@@ -10,13 +10,13 @@ import torch
 from nets import PREPROCESSING, to_onnx
 
 from bench.notebooks import define
-from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_runtimes, describe_runtimes
+from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_runtimes
 from utils.config import CHECKPOINTS, ROOT, InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model, load_model, replace_classifier
-from utils.onnx_quant.calibration import CalibrationSet
 from utils.onnx_quant.graph import prepare
+from utils.onnx_quant.ranges import CalibrationSet
 from utils.onnx_quant.recipes import type_recipes
 
 INT8 = "the INT8 file"
@@ -59,14 +59,6 @@ def test_files_give_the_same_answers_in_every_runtime(arch, pooled, tmp_path):
     low, high = zip(*found["ci95"], strict=True)
     assert (np.array(low) < found["agreement"]).all() and (np.array(high) >= found["agreement"] - 1e-9).all()
     assert (found["latency_ratio"].str[0] > 0).all()
-
-
-def test_the_sentence_says_where_a_file_may_be_used():
-    found = [("here", "int8", 1.0), ("there", "int8", 0.9), ("there", "onnx", 1.0)]
-    rows = [dict(zip(("runtime", "file", "agreement"), row, strict=True)) for row in found]
-    sentence = describe_runtimes(rows)
-    assert sentence.startswith("The files give the same answers in here. **In there, int8 answers otherwise on 10.0%")
-    assert describe_runtimes([]) == ""
 
 
 def test_an_unknown_runtime_is_named():

@@ -64,7 +64,14 @@ def settings(project, tmp_path_factory) -> dict:
     index["split"] = split_index(index)
     (project / "checkpoints" / "stopped").mkdir()
     save_index(project / "checkpoints" / "stopped" / "split.csv", index, refused)
-    return {"DATA": str(photos), "NAME": "stopped", "FINE_TUNE_EPOCHS": EPOCHS, "FOLDS": 3, "REPEATS": 1}
+    return {
+        "DATA": str(photos),
+        "NAME": "stopped",
+        "ARCH": "conv_net",
+        "FINE_TUNE_EPOCHS": EPOCHS,
+        "FOLDS": 3,
+        "REPEATS": 1,
+    }
 
 
 def test_stop_keeps_what_was_reached_and_the_next_run_goes_on(project, settings):

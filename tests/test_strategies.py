@@ -15,7 +15,7 @@ from utils.datasets import Augmentation, ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model
 from utils.train.feature_table import FeatureTable
-from utils.train.strategies import Strategy, choose, compare, compare_on, named, strategies
+from utils.train.strategies import Strategy, choose, compare, compare_on, strategies
 
 CLASSES = ["a", "b", "rare"]
 
@@ -41,7 +41,7 @@ def a_table(counts: tuple = (6, 6, 2), versions: int = 1) -> FeatureTable:
     ],
 )
 def test_each_strategy_trains_on_what_it_says(name, counts):
-    table, strategy = a_table(), named(name, ["rare"], CLASSES)
+    table, (strategy, _) = a_table(), choose(name, None, ["rare"], CLASSES)
     assert np.bincount(table.labels[strategy.rows(table)]).tolist() == counts
     assert (strategy.class_weight == "balanced") == (name == "class weights")
     index = pd.DataFrame({"class": np.array(CLASSES)[table.labels[:14]]})
@@ -54,11 +54,9 @@ def test_every_image_is_there_before_one_is_repeated():
     assert set(positions) == set(range(14)) and (positions[:14] == np.arange(14)).all()
 
 
-def test_settings_that_make_no_sense_are_named():
+def test_a_setting_that_makes_no_sense_is_named():
     with pytest.raises(InputError, match="AUGMENT 'some': use None or one of minority, none, all, class weights"):
-        named("some", ["rare"], CLASSES)
-    with pytest.raises(InputError, match=r"MINORITY \['rarest'\]: there are only a, b, rare"):
-        named("none", ["rarest"], CLASSES)
+        choose("some", compared(), ["rare"], CLASSES)
 
 
 # --- which one ships
@@ -74,21 +72,32 @@ def compared(**rows: tuple[float, float, float]) -> pd.DataFrame:
     return table.assign(macro_f1=0.8 + table["difference"])
 
 
+def ships(augment: str | None = None, **rows: tuple[float, float, float]) -> tuple[str, str]:
+    """Name the strategy that ships, and why."""
+    strategy, found = choose(augment, compared(**rows), ["rare"], CLASSES)
+    assert strategy.name == found["name"]
+    return found["name"], found["reason"]
+
+
 def test_minority_only_ships_unless_there_is_a_reason():
-    assert choose(compared()) == ("minority", "no other strategy is better beyond doubt")
-    assert choose(compared(all=(0.05, -0.001, 0.0), minority=(0.0, 0.0, 0.10)))[0] == "minority"
+    assert ships() == ("minority only", "no other strategy is better beyond doubt")
+    assert ships(all=(0.05, -0.001, 0.0), minority=(0.0, 0.0, 0.10))[0] == "minority only"
+    assert ships("all") == ("all classes", "as AUGMENT says")
+    strategy, found = choose(None, pd.DataFrame(), [], CLASSES)
+    assert strategy.name == "none" and found["reason"].startswith("no class is short of images")
 
 
 def test_a_strategy_that_is_better_beyond_doubt_ships_with_the_difference():
-    key, reason = choose(compared(none=(0.02, 0.01, 0.0), class_weights=(0.04, 0.015, 0.0), all=(0.09, -0.1, 0.0)))
-    assert key == "class weights"
+    name, reason = ships(none=(0.02, 0.01, 0.0), class_weights=(0.04, 0.015, 0.0), all=(0.09, -0.1, 0.0))
+    assert name == "class weights"
     assert reason == "better than augmenting the minority only: macro-F1 +0.040 (+0.015 to +0.065)"
 
 
 def test_variation_that_is_a_mark_stops_it():
-    key, reason = choose(compared(minority=(0.0, 0.0, 0.4), all=(0.03, -0.1, 0.0), oversampling=(0.01, -0.1, 0.0)))
-    assert key == "oversampling", "the best of those that vary nothing"
-    assert "marks it: 40% of the other classes' images" in reason
+    rows = {"minority": (0.0, 0.0, 0.4), "all": (0.03, -0.1, 0.2), "oversampling": (0.01, -0.1, 0.05)}
+    name, reason = ships(**rows)
+    assert name == "oversampling", "the best of those where it is no mark"
+    assert "40% of the other classes' images are taken for it" in reason and reason.endswith("so, 5%")
 
 
 def clouds(per_class: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -159,14 +168,14 @@ def test_white_corners_mark_the_minority_and_those_of_the_notebook_do_not(dark_p
         return ImageDataset(folder, part, ["apple", "tomato"], basic, Augmentation(vary, augmented))
 
     table = compare_on(network, image_set, index, ["tomato"], versions=2, cache=tmp_path)
-    rates, (chosen, reason) = table["artefact_rate"], choose(table)
+    rates, (_, found) = table["artefact_rate"], choose(None, table, ["tomato"], ["apple", "tomato"])
     if corners == "white":
         others = rates[["none", "all", "class weights", "oversampling"]]
         assert rates["minority"] > 0.4 > 0.2 > others.max(), "there, nothing could be learned from the corners"
-        assert chosen != "minority" and "marks it" in reason
+        assert found["name"] != "minority only" and "are taken for it" in found["reason"]
     else:
         assert rates["minority"] < 0.1
-        assert chosen == "minority"
+        assert found["name"] == "minority only"
 
 
 def test_the_test_part_has_no_say(dark_photos, tmp_path):

@@ -1,11 +1,11 @@
-"""Copy the result table and two plots from the executed notebooks into the README: python tools/update_readme.py."""
+"""Copy what was found, and a plot, from the executed notebooks into the README: python tools/update_readme.py."""
 
 import base64
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLOTS = {"grad_cam.png": ("train", "grad-cam-after"), "trade_off.png": ("compare_models", "trade-off")}
+PLOTS = {"trade_off.png": ("compare_models", "trade-off")}
 
 
 def output(notebook: str, tag: str, kind: str) -> str:
@@ -20,7 +20,7 @@ def output(notebook: str, tag: str, kind: str) -> str:
 
 def results() -> str:
     """Return the Markdown table and the verdict of compare_models.ipynb."""
-    verdict = output("compare_models", "verdict", "text/markdown").removeprefix("### ")
+    verdict = output("compare_models", "verdict", "text/markdown").removeprefix("### ").rstrip(".")
     return f"{output('compare_models', 'result-table', 'text/markdown')}\n\n{verdict}."
 
 
@@ -32,7 +32,8 @@ def plot(name: str) -> bytes:
 
 def update(readme: str) -> str:
     """Put each text between its two marks."""
-    texts = {"results": results(), "out of fold": output("train", "out-of-fold", "text/markdown")}
+    takeaways, _, _ = output("train", "takeaways", "text/markdown").partition("\n\nNext:")
+    texts = {"results": results(), "training": takeaways}
     for name, text in texts.items():
         mark, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, _, rest = readme.partition(mark)

@@ -1,26 +1,22 @@
 """Paths, settings, the seed, the machine, and errors that the user can mend."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os
 import platform
 import random
+import re
 import threading
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
+EMBEDDED = ROOT / "data" / "train"  # the fruit, whose network is conv_net, as in the original study
 SEED = 0
 BATCH = 4  # images a call, and a call a core: their activations stay in the core's cache
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
@@ -69,6 +65,15 @@ def listing(names: Iterable[object], limit: int = 8) -> str:
     return ", ".join(names if more < 2 else [*names[:limit], f"and {more} more"])
 
 
+def by_reason(refused: Iterable[dict]) -> list[str]:
+    """Write refused files (path, reason) a line for each reason, with the first files that it holds for."""
+    files: dict[str, list[dict]] = {}
+    for file in refused:
+        files.setdefault(re.sub(r" \([\d,]+ bytes[^)]*\)", "", file["reason"]), []).append(file)
+    reasons = {reason: alike[0]["reason"] if len(alike) == 1 else reason for reason, alike in files.items()}
+    return [f"{listing((file['path'] for file in files[reason]), 3)}: {shown}" for reason, shown in reasons.items()]
+
+
 def seed_everything(seed: int = SEED) -> None:
     """Seed Python, NumPy and torch, and ask torch for deterministic kernels."""
     import torch
@@ -81,13 +86,13 @@ def seed_everything(seed: int = SEED) -> None:
 
 
 @cache
-def device() -> torch.device:
-    """Say on what networks compute: on cuda or mps where there is one; imports torch only when asked."""
+def device() -> str:
+    """Name what networks compute on: cuda or mps where there is one."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def cpu_info() -> dict:

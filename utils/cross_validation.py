@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from utils import parallel
 from utils.config import SEED, THREADS, InputError, relative
-from utils.files import likely_cause, whole_file
+from utils.files import likely_cause, remembered_arrays
 from utils.intervals import codes
 from utils.model import classifier_names
 
@@ -59,7 +59,7 @@ Job = tuple[ClassifierMixin, np.ndarray, np.ndarray]  # a classifier, the rows t
 
 def fit_and_predict(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jobs: Sequence[Job], name: str
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """Fit classifiers to some rows of features (M, D) and predict others; → probabilities (n, C) of each job.
 
     `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that ask for them. Jobs run side by side.
@@ -77,7 +77,9 @@ def fit_and_predict(
             probabilities[:, fitted.classes_] = fitted.predict_proba(features[test])
         return probabilities
 
-    return parallel.run(answer, jobs, name, THREADS)
+    with warnings.catch_warnings():  # many classes of few images are what there is, and no regression problem
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return list(parallel.run(answer, jobs, name, THREADS))
 
 
 def out_of_fold(
@@ -113,20 +115,17 @@ class OutOfFold(NamedTuple):
     trained_on: float
 
 
-def plan_folds(images: int, folds: int | None, repeats: int | None) -> tuple[int, int]:
-    """Say into how many folds so many images are cut to train networks, and how often, as far as that is left open."""
-    many = images >= MANY
-    return folds or (5 if many else 7), repeats or (1 if many else 2)
+def plan_folds(index: pd.DataFrame, folds: int | None, repeats: int | None, seed: int = SEED) -> np.ndarray:
+    """Cut the images of `index` into folds to train networks, as `fold_numbers` does; → their folds (repeats, N).
 
-
-def assign_folds(labels: pd.Series, groups: pd.Series, folds: int, repeats: int, seed: int = SEED) -> np.ndarray:
-    """Cut N images into folds, `repeats` times, as `fold_numbers` does; → each image's fold (repeats, N), from 0.
-
-    Raises InputError for fewer than three folds.
+    None leaves it open: seven folds, twice; five, once, from 2,000 images on. Raises InputError for fewer than three.
     """
+    many = len(index) >= MANY
+    folds, repeats = folds or (5 if many else 7), repeats or (1 if many else 2)
     if folds < 3:
         raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
-    return np.stack([fold_numbers(labels.to_numpy(), groups.to_numpy(), folds, seed + each) for each in range(repeats)])
+    labels, groups = index["class"].to_numpy(), index["group"].to_numpy()
+    return np.stack([fold_numbers(labels, groups, folds, seed + repeat) for repeat in range(repeats)])
 
 
 def cross_validate(
@@ -184,21 +183,17 @@ def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
 
 
 def keep_answers(
-    path: Path, images: pd.Series, compute: Callable[[], dict[str, np.ndarray]], **made_from: str
+    path: Path, images: pd.Series, compute: Callable[[], dict], parts: Sequence[object] = (), **made_from: str
 ) -> dict[str, np.ndarray]:
-    """Read the out-of-fold logits in a file, or, if it was not `made_from` the same, compute them and write it."""
-    try:
-        return load_answers(path, images, **made_from)
-    except InputError:
-        logits = compute()
-        save_answers(path, images, logits, **made_from)
-    return logits
+    """Return each model's out-of-fold logits (N, C) for `images`, paths (N,), computed anew if anything has changed.
 
-
-def save_answers(path: Path, images: pd.Series, logits: dict[str, np.ndarray], **made_from: str) -> None:
-    """Write each model's out-of-fold logits (N, C) for `images`, paths (N,), and what they were `made_from`."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, images=images.to_numpy(str), made_from=json.dumps(made_from), **logits)
+    The file remembers them by the `parts` that they depend on, as `files.remembered_arrays` does, and tells whoever
+    reads it what they were `made_from`.
+    """
+    about = {"images": images.to_numpy(str), "made_from": np.array(json.dumps(made_from))}
+    parts = [*parts, made_from, images.tolist()]
+    found = remembered_arrays(path, parts, lambda: compute() | about)
+    return {name: values for name, values in found.items() if name not in about}
 
 
 def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
@@ -213,6 +208,7 @@ def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, n
         with np.load(path) as file:
             logits = {name: file[name] for name in file.files}
         known, before = logits.pop("images").tolist(), json.loads(str(logits.pop("made_from")))
+        del logits["key"]
     except Exception:  # numpy raises zip, EOF and value errors alike
         raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from None
     changed = [name for name, value in made_from.items() if before.get(name) != value]

@@ -112,8 +112,11 @@ def compact(features: np.ndarray) -> np.ndarray:
     rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
     for batch in gen_batches(len(rows), STANDARDIZED):  # all at once takes five times the memory of the rows
         scaler.partial_fit(rows[batch])
+    rows = scaler.transform(rows)
+    if not rows.any():  # all images are alike
+        return rows[:, :COMPONENTS]
     reduce = PCA(min(COMPONENTS, *features.shape), copy=False, random_state=SEED)
-    axes = reduce.fit_transform(scaler.transform(rows))
+    axes = reduce.fit_transform(rows)
     return axes * np.sqrt(10 / (axes**2).sum(axis=1).mean())
 
 

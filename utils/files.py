@@ -13,9 +13,12 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from utils.config import InputError, relative
 
-WRITING, DAY = ".writing-", 24 * 3600  # seconds
+WRITING = ".writing-"  # how the folders begin in which files are written
+DAY = 24 * 3600  # seconds
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
 
@@ -116,6 +119,22 @@ def remembered(cache: Path, parts: Sequence[object], compute: Callable[[], objec
         with whole_file(cache) as temporary:
             temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
     return known[key]
+
+
+def remembered_arrays(cache: Path, parts: Sequence[object], compute: Callable[[], dict]) -> dict[str, np.ndarray]:
+    """Do the same for arrays by name, in an .npz file that holds the last result alone, and its `key`."""
+    key = cache_key(parts)
+    try:
+        with np.load(cache) as file:
+            known = {name: file[name] for name in file.files}
+    except Exception:  # none yet, or damaged: numpy raises zip, EOF and value errors alike
+        known = {}
+    if str(known.pop("key", "")) == key:
+        return known
+    arrays = compute()
+    with whole_file(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=key, **arrays)
+    return arrays
 
 
 def cache_key(parts: Sequence[object]) -> str:

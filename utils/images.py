@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from utils import parallel
-from utils.config import THREADS, InputError, listing, relative
+from utils.config import THREADS, InputError, by_reason, listing, relative, require
 from utils.files import file_size, likely_cause, sha256
 from utils.parallel import check_copy
 
@@ -25,9 +25,26 @@ if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
 
 COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
+DARK, BLACK = 32, ", nearly black"  # what is added to the mode of an image without a brighter value, of 255
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
+HEIC = {".heic", ".heif"}
+NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow knows them and opens none by itself
+PHOTOS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file without a suffix may be
 SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
+WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # of sensors whose data are kept in 16 bits
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
+UNUSUAL_TIFF = "a TIFF of a kind that Pillow does not read; save it as RGB, or as grey of 8 or 16 bits"
+TURNS = {  # from EXIF's orientation to upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 274  # a tag of EXIF
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF and one of its values
 PARTS_OF_A_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing"}
 LAYOUT = "expected one folder per class with images in it, as in data/train/apple/*.jpg"
 
@@ -37,8 +54,8 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
     what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
-    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what has no image's
-    extension, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
+    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what is no
+    image, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
     """
     import pandas as pd
 
@@ -53,26 +70,59 @@ def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def list_images(folder: Path) -> list[tuple[str, Path]]:
-    """List (class, file) for every file with an image's extension below ``folder/<class>/``, unopened."""
+    """List (class, file) for every image below ``folder/<class>/``, by its extension or, without one, by its start."""
     folders = _class_folders(folder)
-    files = [(name, path) for name, class_folder in folders.items() for path in _files(class_folder)]
-    return [(name, path) for name, path in files if path.suffix.lower() in EXTENSIONS]
+    return [(name, path) for name, class_folder in folders.items() for path in find_images(class_folder)[0]]
+
+
+def find_images(folder: Path) -> tuple[list[Path], Counter]:
+    """Find every image below a folder, by its extension or, without one, by its start; count the others by extension.
+
+    Hidden and system files are skipped uncounted.
+    """
+    files = list(_files(folder))
+    others = Counter(path.suffix.lower() or "(no extension)" for path in files if not _is_photo(path))
+    return [path for path in files if _is_photo(path)], others
+
+
+def path_in(folder: Path, path: Path) -> str:
+    """Write a file's path in the data folder, with slashes; bytes that are not UTF-8, as in old archives, escaped."""
+    return path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
 
 
 def count_skipped(folder: Path) -> dict[str, int]:
-    """Count the files below ``folder/<class>/`` that have no image's extension, by extension, the most first."""
-    suffixes = [
-        path.suffix.lower() for class_folder in _class_folders(folder).values() for path in _files(class_folder)
-    ]
-    counts = Counter(suffix or "(no extension)" for suffix in suffixes if suffix not in EXTENSIONS)
+    """Count the files below ``folder/<class>/`` that are no images, by extension, the most first."""
+    counts = sum((find_images(class_folder)[1] for class_folder in _class_folders(folder).values()), Counter())
     return dict(counts.most_common())
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """List the extensions of the formats that Pillow reads, and HEIC's, whether its package is installed or not."""
+    _learn_heic()
+    formats = Image.registered_extensions()
+    readable = set(Image.OPEN) - NO_PHOTOS | {"MPO"}
+    return frozenset(suffix for suffix, name in formats.items() if name in readable) | HEIC
+
+
+def _is_photo(path: Path) -> bool:
+    """Tell by its extension whether a file is an image or, if it has none, by its first bytes."""
+    if path.suffix:
+        return path.suffix.lower() in extensions()
+    _learn_heic()
+    with suppress(Exception), Image.open(path, formats=[name for name in PHOTOS if name in Image.OPEN]):
+        return True
+    return False
 
 
 def read_image(path: Path) -> Image.Image:
     """Open an image as every part of the pipeline sees it: upright, RGB, 8 bits a channel, transparency on white.
 
-    16-bit grey is scaled to 8 bits; of animations and multi-page files the first frame is taken. Raises InputError with
-    the reason when the file cannot be decoded completely.
+    16-bit grey is scaled to 8 bits. Files do not say how many of the bits a camera filled, so white is taken from each
+    image alone, as a model must later do with a single photo: the smallest of 255, 1023, 4095, 16383 and 65535 that
+    holds all of its pixels. A photo that leaves three quarters of its range unused comes out brighter for it. Of
+    animations and multi-page files the first frame is taken. Raises InputError with the reason when the file cannot be
+    decoded completely.
     """
     _learn_heic()
     try:
@@ -81,17 +131,26 @@ def read_image(path: Path) -> Image.Image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _turn(_to_rgb(image), _orientation(image))
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        if path.suffix.lower() in (".heic", ".heif") and not _learn_heic():
+        if path.suffix.lower() in HEIC and not _learn_heic():
             raise InputError(
                 f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
             ) from None
-        raise InputError(f"{relative(path)}: not an image; {likely_cause(path)}") from None
+        cause = UNUSUAL_TIFF if _is_whole_tiff(path) else f"not an image; {likely_cause(path)}"
+        raise InputError(f"{relative(path)}: {cause}") from None
     except Exception as error:  # Pillow's plugins raise all kinds
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
+
+
+def _is_whole_tiff(path: Path) -> bool:
+    """Tell whether a file begins as a TIFF and reaches as far as its table of contents."""
+    start = path.read_bytes()[:16]
+    place = start[8:] if b"+" in start[2:4] else start[4:8]  # in files beyond 4 GB, as some programs write all theirs
+    order = "little" if start.startswith(b"II") else "big"
+    return start[:4] in TIFF and int.from_bytes(place, order) < file_size(path)
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -140,30 +199,55 @@ def _shrink(folder: Path, size: int, file: tuple[str, str]) -> np.ndarray:
     return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def _orientation(image: Image.Image) -> int:
+    """Read how a camera was held, a key of TURNS; what is not in EXIF or cannot be read there is 1, upright."""
+    with suppress(Exception):  # EXIF may be damaged in all ways, and its picture be sound
+        return image.getexif().get(ORIENTATION, 1)
+    return 1
+
+
+def _turn(picture: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture upright; Pillow's own function also writes EXIF anew, and fails where that is malformed."""
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("F", "I"):
+    if white := _white(image):
+        grey = np.asarray(image, dtype=np.float64) * 255 / white
+        negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # Pillow forgets it
+        image = Image.fromarray((255 - grey if negative else grey).round().astype(np.uint8))
+    elif image.mode in ("F", "I"):
         raise ValueError("32-bit pixels have no agreed range; convert it to 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _white(image: Image.Image) -> int:
+    """Return what white is in 16-bit grey, the smallest of WHITES that holds the image; 0 in any other image."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return min(white for white in WHITES if white >= np.asarray(image).max())
+    return 0
 
 
 def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
     """Make a row of the table, COLUMNS, of a file, given by class, path and bytes."""
     class_name, path, size = file
     check_copy(path, size)
-    name = path.relative_to(folder).as_posix()
+    name = path_in(folder, path)
     try:
+        require(name == path.relative_to(folder).as_posix(), "its name is not UTF-8; rename it")
         picture = read_image(path)
     except InputError as error:
         reason = str(error).removeprefix(f"{relative(path)}: ")
         return name, class_name, 0, 0, "", sha256(path), "", reason
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
     with Image.open(path) as image:
-        mode = image.mode  # of the file: the picture is RGB in any case
+        # of the file, as the picture is RGB in any case; of 16-bit grey with its white, so that EDA's table tells it
+        mode = f"{image.mode}, white {white}" if (white := _white(image)) else image.mode
+    if max(brightest for _, brightest in picture.getextrema()) < DARK:
+        mode += BLACK
     return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
 
 
@@ -182,7 +266,9 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     spellings = defaultdict(list)
     for entry in os.scandir(folder):
         if _visible(entry) and entry.is_dir() and not _leads_back(folder, entry.path):
-            spellings[unicodedata.normalize("NFC", entry.name).casefold()].append(Path(entry.path))
+            name = path_in(folder, Path(entry.path))
+            require(name == entry.name, f"{relative(folder)}: the name of class {name} is not UTF-8; rename the folder")
+            spellings[" ".join(unicodedata.normalize("NFC", name).casefold().split())].append(Path(entry.path))
     double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
     if double:
         raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")
@@ -213,7 +299,7 @@ def _files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
 def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFrame) -> None:
     empty = sorted(set(_class_folders(folder)) - set(good["class"]))
     if empty:
-        bad_files = "".join(f"; {row['path']}: {row['reason']}" for _, row in refused.iterrows())
+        bad_files = "".join(f"; {files}" for files in by_reason(refused.to_dict("records")))
         skipped = ", ".join(f"{suffix} {count}" for suffix, count in count_skipped(folder).items())
         raise InputError(
             f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or "

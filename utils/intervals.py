@@ -171,15 +171,3 @@ def macro_f1_difference_interval(
 def mcnemar_p(fixed: int, broken: int) -> float:
     """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
-
-
-def detectable_difference(total: int) -> float:
-    """Smallest share of `total` test images that one model must get right beyond another to reach p < 0.05.
-
-    The best case of the exact McNemar test (McNemar 1947): all images they disagree on fall to one model. 1 when even
-    all of them would not do.
-    """
-    for flips in range(1, total + 1):
-        if mcnemar_p(flips, 0) < 0.05:
-            return flips / total
-    return 1.0

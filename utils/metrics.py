@@ -1,5 +1,7 @@
 """Scores: macro-F1, cross-entropy, calibration error, and the noise of logits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
@@ -27,6 +29,18 @@ def weighted_macro_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: 
     hits = (weights @ (true * predicted)).astype(np.float64)
     total = (weights @ (true + predicted)).astype(np.float64)
     return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0).mean(axis=1)
+
+
+def prediction_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """List what probabilities (N, C) predict for the images in `part`, rows of the table, which keep their order.
+
+    Columns: path, class and, where `part` has it, group; prediction, probability, correct.
+    """
+    table = part[part.columns.intersection(["path", "class", "group"])].copy()
+    table["prediction"] = np.array(classes)[probabilities.argmax(axis=1)]
+    table["probability"] = probabilities.max(axis=1)
+    table["correct"] = table["prediction"] == table["class"]
+    return table
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

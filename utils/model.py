@@ -18,8 +18,8 @@ from utils.pretrained import WithLinearHead, build_timm_model, split_arch
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
 SMALL_MAP = 8  # pixels a side, at most, of maps that are pooled by quarters
+DEVICE = torch.device(device())
 CONTAINERS = (nn.Sequential, nn.ModuleList)
-DEVICE = device()
 
 _running = threading.local()  # what the blocks of the network that a thread runs have returned
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,16 +85,12 @@ def _limited(threads: dict[str, int]) -> Iterator[None]:
     """Compute with these numbers of threads: `blas`, and `torch` where it is imported."""
     from threadpoolctl import threadpool_limits
 
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 0
-    with threadpool_limits(threads["blas"]):
-        if torch:
+    with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(threads["blas"]))
+        if torch := sys.modules.get("torch"):
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(threads["torch"])
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)
+        yield
 
 
 def _threads() -> dict[str, int]:

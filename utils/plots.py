@@ -28,6 +28,7 @@ def use_style() -> None:
             "axes.titlesize": 11,
             "figure.dpi": 96,
             "savefig.bbox": "tight",
+            "text.parse_math": False,  # a class may be called $5 or a$_b$; ticks of logarithmic axes need a format then
         }
     )
 

@@ -96,3 +96,16 @@ def read_metadata(session: ort.InferenceSession) -> dict:
         except ValueError:
             metadata[name] = value
     return metadata
+
+
+def outdated(version: str = ort.__version__) -> str:
+    """Say what an onnxruntime of this version gets wrong, nothing where all is well.
+
+    Sources: microsoft/onnxruntime issues 26324 and 27671.
+    """
+    if tuple(map(int, version.split(".")[:2])) >= (1, 25):
+        return ""
+    return (
+        f"onnxruntime {version} gives wrong answers from INT8 on CPUs with VNNI or AMX: install 1.25 or newer "
+        "(pip install -U onnxruntime)"
+    )

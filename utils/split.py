@@ -7,19 +7,33 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from utils.config import SEED, InputError, listing, relative
+from utils.config import EMBEDDED, SEED, InputError, listing, relative, require
 from utils.files import sha256, whole_file
-from utils.images import list_images
+from utils.images import list_images, path_in
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
 REFUSED = "refused"
+FRUIT = r"(apple|cherry|tomato)_\d+"  # as the embedded images of one fruit begin
 MANIFEST = ["path", "class", "group", "sha256", "split"]
 
 
-def minority_classes(labels: pd.Series) -> list[str]:
-    """Name the classes that have fewer than half as many images as the largest one."""
+def minority_classes(labels: pd.Series, given: list[str] | None = None) -> list[str]:
+    """Name the classes that have fewer than half as many images as the largest one, or those that are `given`.
+
+    Raises InputError when one of these is no class.
+    """
     counts = labels.value_counts()
+    if given:
+        require(set(given) <= set(counts.index), f"MINORITY {given}: there are only {listing(sorted(counts.index))}")
+        return list(given)
     return sorted(counts.index[counts < counts.max() / 2])
+
+
+def group_pattern(pattern: str | None, folder: Path) -> str:
+    """Return how the names of images of one object begin: as given, or, for None, as in the embedded fruit alone."""
+    if pattern is None:
+        return FRUIT if folder.resolve() == EMBEDDED else ""
+    return pattern
 
 
 def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
@@ -134,6 +148,18 @@ def count_leaks(groups: pd.Series, split: pd.Series) -> int:
     return int(pairs[1, 0]) // 2  # together by group, apart by part; every pair is counted twice
 
 
+def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
+    """Say what the report tells of groups and split, and how many leaks a split of single images would have."""
+    at_random = split_index(index.assign(group=index["path"]), seed)
+    return {
+        "groups": index["group"].nunique(),
+        "series": series_classes(index),
+        "split": index["split"].value_counts().to_dict(),
+        "leaks": count_leaks(index["group"], index["split"]),
+        "random_split_leaks": count_leaks(index["group"], at_random),
+    }
+
+
 def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
     """Write the manifest: every image with class, group, sha256 and part; refused files are listed as such."""
     rows = pd.concat([index, refused.assign(split=REFUSED)])
@@ -163,7 +189,7 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
 
 
 def _list_changes(folder: Path, index: pd.DataFrame) -> list[str]:
-    on_disk = {file.relative_to(folder).as_posix(): file for _, file in list_images(folder)}
+    on_disk = {path_in(folder, file): file for _, file in list_images(folder)}
     digests = dict(zip(index["path"], index["sha256"], strict=True))
     changes = [f"missing: {name}" for name in sorted(set(digests) - set(on_disk))]
     changes += [f"new: {name}" for name in sorted(set(on_disk) - set(digests))]

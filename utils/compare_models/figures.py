@@ -8,12 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from utils.compare_models.flip_risk import Changes, flip_ratios
+from utils import plots
+from utils.compare_models.paired import Shift, flip_ratios
 from utils.plots import COLORS, MODEL_COLORS
 
 OTHER_MODELS = COLORS[3:7]
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # of a legend
+use_style = plots.use_style  # the notebook draws with this module alone
 
 
 def model_colors(names: Sequence[str]) -> list[str]:
@@ -22,28 +24,43 @@ def model_colors(names: Sequence[str]) -> list[str]:
     return [MODEL_COLORS.get(name) or OTHER_MODELS[others.index(name) % len(OTHER_MODELS)] for name in names]
 
 
+def quality(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw macro-F1 with its interval, a row of `scores` (score, low, high) for each model, and for the folds."""
+    ax = plots.intervals(scores, model_colors(scores.index), ax=ax)
+    ax.set(xlabel="macro-F1, 95 % interval")
+    return ax
+
+
 def caption(name: str, logits: dict[str, np.ndarray], classes: Sequence[str]) -> str:
     """Write an image's class, and below it what each model (name → logits (C,)) takes it for."""
-    answers = [f"{model}: “{classes[scores.argmax()]}”" for model, scores in logits.items()]
-    return "\n".join([name, *answers])
+    predictions = [f"{model}: “{classes[scores.argmax()]}”" for model, scores in logits.items()]
+    return "\n".join([name, *predictions])
 
 
-def flips(changed: Changes, ax: Axes | None = None) -> Axes:
+def disagreements(pictures: Sequence[np.ndarray], captions: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Lay out images (H, W, 3), five in a row, below their captions."""
+    return plots.image_grid(pictures, captions, columns=min(5, len(pictures)), ax=ax)
+
+
+def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     """Draw, for each image and the class it is nearest to flip to, the margin and how much of it INT8 used up."""
     ax = ax or plt.gca()
-    rows, (_, rivals) = np.arange(len(changed.answers)), flip_ratios(changed)
-    margins, moves = changed.margins[rows, rivals], changed.moves[rows, rivals]
-    flipped = changed.answers != changed.flipped_to
+    rows, (_, rivals) = np.arange(len(shift.before)), flip_ratios(shift)
+    flipped = shift.before != shift.after
+    margins, moves = shift.margins[rows, rivals], shift.moves[rows, rivals]
     high = 1.5 * max(margins.max(), moves.max())
     low = high / 1e4
     margins, moves = np.maximum(margins, low), np.maximum(moves, low)  # what moved away from all lies at the bottom
     for chosen, name, size in ((~flipped, "onnx", 8), (flipped, "int8", 40)):
         ax.scatter(margins[chosen], moves[chosen], size, MODEL_COLORS[name], alpha=0.6, lw=0)
     ax.plot([low, high], [low, high], color="black", lw=1)
-    label = f"above the line an answer flips: {flipped.sum() or 'none'} did"
+    label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
     ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top", bbox=LABEL_BOX)
     ax.set(xscale="log", yscale="log", ylim=(low * 0.8, high), xlim=(margins.min() * 0.8, high))
-    ax.set(xlabel="margin of the float model's answer, in logits", ylabel="INT8's move\ntowards another")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
     return ax
 
 

@@ -82,7 +82,7 @@ def measure_latency(
 
 
 def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
-    """Start a process that ends with the stack, and let it answer a photo; → it, and what that took."""
+    """Start a process that ends with the stack, and let it predict a photo; → it, and what that took."""
     begin = time.perf_counter()
     # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
     worker = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))

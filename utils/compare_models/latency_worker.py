@@ -18,20 +18,20 @@ from utils.config import THREADS
 from utils.images import prepare, read_image
 from utils.stopwatch import visit
 
-PHOTO = "photo"  # the task of answering from a file: decode, prepare, run, argmax
+PHOTO = "photo"  # the task from a file to a prediction: decode, prepare, run, argmax
 VISIT_MS = 40  # of calls in each visit: the verdict rests on these
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # of torch's threads
 
 
 def start(path: Path, photos: Sequence[Path], preprocessing: dict | None) -> dict[str, float]:
-    """Load the model and answer the first photo; → ms that loading took, its libraries included, and memory so far."""
+    """Load the model and predict the first photo; → ms that loading took, its libraries included, and memory so far."""
     global _predictor, _photos
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(PASSIVE_WAITING)  # read when torch is imported, which is below
     begin = time.perf_counter()
     _predictor, _photos = Predictor(path, THREADS, preprocessing), photos
     load_ms = (time.perf_counter() - begin) * 1e3
-    answer(photos[0])
+    predict(photos[0])
     return {"load_ms": load_ms, "peak_rss_mb": peak_memory()}
 
 
@@ -41,8 +41,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def answer(photo: Path) -> int:
-    """Take a photo from the disk and answer with the position of its class."""
+def predict(photo: Path) -> int:
+    """Take a photo from the disk; → the position of its class."""
     return int(_predictor.run(read_input(photo, _predictor.preprocessing)[None])[0].argmax())
 
 
@@ -53,10 +53,10 @@ def prepared_photos() -> np.ndarray:
 
 
 def time_task(task: int | str, warm: bool) -> list[float]:
-    """Time calls in ms: of a batch of so many images, or from photo to answer."""
+    """Time calls in ms: of a batch of so many images, or from photo to prediction."""
     if task == PHOTO:
         photos = itertools.cycle(_photos)
-        return visit(lambda: answer(next(photos)), warm, VISIT_MS)
+        return visit(lambda: predict(next(photos)), warm, VISIT_MS)
     batch = np.resize(prepared_photos(), (task, *prepared_photos().shape[1:]))
     return visit(lambda: _predictor.run(batch), warm, VISIT_MS)
 

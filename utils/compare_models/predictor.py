@@ -16,7 +16,7 @@ class Predictor:
 
     `details` holds what the file says of itself, such as classes and preprocessing. `preprocessing` is taken for a file
     that says nothing of it, so that ONNX files of any origin can be opened: one float32 input (N, 3, H, W), its batch
-    free or fixed, whatever its name; of several outputs the first one counts. `run` answers all images in one call,
+    free or fixed, whatever its name; of several outputs the first one counts. `run` takes all images in one call,
     with so many `threads`.
 
     torch and ONNX Runtime are imported only for files that need them: a process that is timed has to stay small.
@@ -76,31 +76,31 @@ class Predictor:
     @property
     def preprocessing(self) -> dict:
         """How images are prepared; raises InputError when neither the file nor the caller says it, or both disagree."""
-        known = self.details.get("preprocessing")
-        if not _complete(known):
+        stored = self.details.get("preprocessing")
+        if not _complete(stored):
             raise InputError(
                 f"{relative(self.path)} does not say how its images are prepared: set PREPROCESSING to a dictionary "
                 "with image_size, interpolation, mean and std"
             )
         wanted = {side for side in self.size if isinstance(side, int)}
-        if wanted - {known["image_size"]}:
+        if wanted - {stored["image_size"]}:
             raise InputError(
                 f"{relative(self.path)} takes {' × '.join(map(str, self.size))} pixels, but its preprocessing makes "
-                f"{known['image_size']} × {known['image_size']}: correct image_size"
+                f"{stored['image_size']} × {stored['image_size']}: correct image_size"
             )
-        return {name: known[name] for name in sorted(PREPROCESSING)}
+        return {name: stored[name] for name in sorted(PREPROCESSING)}
 
     def check_classes(self, classes: Sequence[str], logits: np.ndarray) -> None:
         """Raise InputError when the file names other classes, or in another order, or its logits are not (N, C)."""
-        known = self.details.get("classes")
-        if isinstance(known, list) and known != list(classes):
+        stored = self.details.get("classes")
+        if isinstance(stored, list) and stored != list(classes):
             raise InputError(
-                f"{relative(self.path)} answers with {listing(known)}, but the folder holds "
+                f"{relative(self.path)} predicts {listing(stored)}, but the folder holds "
                 f"{listing(classes)}: give the folder it was trained for, its classes in alphabetical order"
             )
         if logits.ndim != 2 or logits.shape[1] != len(classes):
             raise InputError(
-                f"{relative(self.path)} answers with shape {logits.shape}, but the folder holds {len(classes)} classes "
+                f"{relative(self.path)} returns shape {logits.shape}, but the folder holds {len(classes)} classes "
                 f"({listing(classes)}): give a classifier of these, in alphabetical order"
             )
 

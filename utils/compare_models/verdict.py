@@ -1,12 +1,15 @@
-"""The verdict: which file to ship, from the numbers alone."""
+"""The verdict: which file to ship, from the numbers alone; `templates/macros.j2` puts it into words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
+from utils.report import render
+
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
+FAULTS = ("macro-F1 lost", "recall lost", "slower", "larger")  # codes of what is shown; all others are doubts
 
 
 class Rule(NamedTuple):
@@ -19,150 +22,114 @@ class Rule(NamedTuple):
     minority_margin: float  # recall that a minority may lose at the far end of its interval
 
 
-def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], judged: dict[str, dict]) -> dict[str, object]:
-    """Say which file to ship and why; the reason is whole sentences but for the last full stop, the strongest first.
+def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidence: dict[str, dict]) -> dict:
+    """Say which file to ship and why.
 
     The second model replaces the first only if it is smaller *and* not slower *and* no worse, and it has to show it:
-    the interval of its latency `ratio` to the first must not reach beyond `NOT_SLOWER`; in each of `judged` (where →
-    what `compare_answers` says) a loss of more than `margin` macro-F1 must be excluded; no minority class may be seen
-    to lose more than `margin` of its recall, nor leave room for a loss of more than `minority_margin`. Otherwise the
-    first ships, or PyTorch, should that be faster. `models` has a row per model: bytes, latency_ms (median, one image).
+    the interval of its latency `ratio` to the first must not reach beyond `NOT_SLOWER`; in each part of the `evidence`
+    (where → what `compare_predictions` says) a loss of more than `margin` macro-F1 must be excluded; no minority class
+    may be seen to lose more than `margin` of its recall, nor leave room for a loss of more than `minority_margin`.
+    Otherwise the first ships, or PyTorch, should that be faster. `models` has a row per model: bytes, latency_ms
+    (median, one image).
 
-    → ship: a row of `models`; reason; outcome: 'ship', 'not shown' where nothing is shown against the second model, or
-    'do not ship' where it is worse, larger or slower; turning_margin: the `margin` from which on it ships, None where
-    no margin would do.
+    → ship: a row of `models`; outcome: 'ship', 'not shown' where nothing is shown against the second model, or 'do not
+    ship' where it is worse, larger or slower; codes: what speaks against it, a dictionary each, faults before doubts;
+    numbers: what it rests on; turning_margin: the `margin` from which on it ships, None where no margin would do;
+    reason: all this in sentences, without the last full stop.
     """
-    size = models["bytes"][rule.second] / models["bytes"][rule.first]
-    turning = _turning_margin(rule, size, ratio, judged)
-    faults, doubts = _faults(rule, size, ratio, judged), _doubts(rule, ratio, judged)
-    if not faults and not doubts:
-        reason = ". ".join(_praise(rule, size, ratio, judged))
-        return {"ship": rule.second, "reason": reason, "outcome": "ship", "turning_margin": turning}
-    sentences = [f"It {fault}" for fault in faults] + [doubt[0].upper() + doubt[1:] for doubt in doubts]
-    sentences[0] = f"{rule.second} {faults[0] if faults else f'{_appearance(rule, judged)}, not shown: {doubts[0]}'}"
-    if turning:
-        sentences.append(f"It would ship if a loss of {turning:.4g} were allowed")
-    ship = str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
-    if ship != rule.first:
-        sentences.append(f"{ship} is faster than {rule.first}")
-    outcome = "do not ship" if faults else "not shown"
-    return {"ship": ship, "reason": ". ".join(sentences), "outcome": outcome, "turning_margin": turning}
+    size = float(models["bytes"][rule.second] / models["bytes"][rule.first])
+    codes = _objections(rule, size, ratio, evidence)
+    outcome = "ship"
+    ship = rule.second
+    if codes:
+        outcome = "do not ship" if codes[0]["code"] in FAULTS else "not shown"
+        ship = str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
+    turning = _turning_margin(rule, size, ratio, evidence)
+    verdict = {"ship": ship, "outcome": outcome, "turning_margin": turning, "codes": codes}
+    verdict["numbers"] = _numbers(rule, size, ratio, evidence)
+    if turning is not None:  # or no number of images would do
+        verdict["numbers"]["more_images"] = _more_images(rule, evidence)
+    return verdict | {"reason": render("reason.txt", pair=[rule.first, rule.second], verdict=verdict)}
 
 
-def _round_up(loss: float) -> float:
-    """Round a loss up to four digits: what is said to be excluded is, and a margin of this size is enough."""
-    return math.ceil(loss * 1e4 - 1e-9) / 1e4
-
-
-def _praise(rule: Rule, size: float, ratio: tuple[float, float], judged: dict[str, dict]) -> list[str]:
-    """Say what speaks for the second model, and what this rests on."""
-    bound, counted = (max(pair["macro_f1_loss"][name] for pair in judged.values()) for name in ("bound", "counted"))
-    sentences = [
-        f"{rule.second} is shown to be no worse: a loss above {_round_up(bound):.4g} macro-F1 is excluded, where "
-        f"{rule.margin} is allowed",
-        f"It has {size:.0%} of {rule.first}'s bytes and takes {ratio[0]:.2f} to {ratio[1]:.2f} of its time for one "
-        "image",
-    ]
-    if counted > rule.margin:
-        sentences.append(
-            "This takes the noise to be as these images show it; what a fault that none of them shows might cost is "
-            f"bounded only by {_round_up(counted):.4g}"
-        )
-    return sentences
-
-
-def _faults(rule: Rule, size: float, ratio: tuple[float, float], judged: dict[str, dict]) -> list[str]:
-    """Say in what the second model is shown to be worse, slower or larger."""
-    losses, recall_losses = _macro_f1_losses(rule, judged)[0], _recall_losses(rule, judged)[0]
-    faults = [f"loses {' and '.join(parts)}" for parts in (losses, recall_losses) if parts]
-    if ratio[0] > 1 and ratio[1] > NOT_SLOWER:
-        faults.append(f"is slower: {_times(rule, ratio)}")
+def _objections(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> list[dict]:
+    """List in what the second model is shown to be worse, slower or larger, and then what is not excluded."""
+    codes = [*_macro_f1_losses(rule, evidence), *_recall_losses(rule, evidence)]
+    low, high = ratio
+    if high > NOT_SLOWER:
+        code = "slower" if low > 1 else "slower not excluded"
+        codes.append({"code": code, "low": low, "high": high, "allowed": NOT_SLOWER})
     if size >= 1:
-        faults.append(f"is not smaller: it has {size:.0%} of {rule.first}'s bytes")
-    return faults
+        codes.append({"code": "larger", "size": size})
+    return sorted(codes, key=lambda code: code["code"] not in FAULTS)
 
 
-def _doubts(rule: Rule, ratio: tuple[float, float], judged: dict[str, dict]) -> list[str]:
-    """Say what is not excluded."""
-    losses, recall_losses = _macro_f1_losses(rule, judged)[1], _recall_losses(rule, judged)[1]
-    doubts = []
-    if losses:
-        more = _more_images(rule, judged)
-        enough = f"; about {more} more images would do" if more else ""
-        doubts.append(f"only a loss {' and '.join(losses)} is excluded, where {rule.margin} is allowed{enough}")
-    if recall_losses:
-        doubts.append(
-            f"only a loss {' and '.join(recall_losses)} is excluded, where {rule.minority_margin:.0%} is allowed"
-        )
-    if ratio[0] <= 1 and ratio[1] > NOT_SLOWER:
-        doubts.append(f"{_times(rule, ratio)}, where {NOT_SLOWER} is allowed")
-    return doubts
-
-
-def _appearance(rule: Rule, judged: dict[str, dict]) -> str:
-    """Say how the second model looks, where nothing is shown against it."""
-    return "looks as good" if all(-pair["macro_f1_delta"] <= rule.margin for pair in judged.values()) else "looks worse"
-
-
-def _times(rule: Rule, ratio: tuple[float, float]) -> str:
-    return f"one image takes {ratio[0]:.2f} to {ratio[1]:.2f} times as long as with {rule.first}"
-
-
-def _more_images(rule: Rule, judged: dict[str, dict]) -> int:
-    """Estimate how many more images would exclude the loss: the bound shrinks as their number grows.
-
-    0 where more would not help, as the loss that is seen is too large by itself.
-    """
-    if any(-pair["macro_f1_delta"] > rule.margin for pair in judged.values()):
-        return 0
-    return max(
-        math.ceil(pair["images"] * (pair["macro_f1_loss"]["bound"] / rule.margin - 1)) for pair in judged.values()
-    )
-
-
-def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float], judged: dict[str, dict]) -> float | None:
-    """Find the smallest margin with which the second model ships; None if something else keeps it back."""
-    all_allowed = rule._replace(margin=1)  # which leaves what a minority may lose unseen
-    if size >= 1 or ratio[1] > NOT_SLOWER or _recall_losses(all_allowed, judged)[1]:
-        return None
-    losses = [pair["macro_f1_loss"]["bound"] for pair in judged.values()]
-    seen = [-pair["recall_delta"][name][0] for pair in judged.values() for name in rule.minority]
-    return _round_up(max(losses + seen))
-
-
-def _macro_f1_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list[str]]:
-    """List the losses of macro-F1 that are shown, and those beyond the margin that are not excluded."""
-    lost, possible = [], []
-    for where, pair in judged.items():
+def _macro_f1_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
+    for where, pair in evidence.items():
         low, high = pair["macro_f1_delta_ci95"]
         bound = pair["macro_f1_loss"]["bound"]
+        found = {"where": where, "images": pair["images"], "bound": _round_up(bound), "allowed": rule.margin}
         if bound > rule.margin and high < 0:
-            lost.append(f"{-high:.3f} to {-low:.3f} macro-F1 {where}")
+            yield {"code": "macro-F1 lost", "low": -high, "high": -low} | found
         elif bound > rule.margin:
-            possible.append(f"above {_round_up(bound):.4g} macro-F1 {where} ({pair['images']} images)")
-    return lost, possible
+            yield {"code": "macro-F1 loss not excluded"} | found
 
 
-def _recall_losses(rule: Rule, judged: dict[str, dict]) -> tuple[list[str], list[str]]:
-    """List, for the minority class that loses most, the losses of recall that are seen, and those not excluded."""
-    lost, possible = [], []
-    for where, pair in judged.items():
-        seen, room = {}, {}
+def _recall_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
+    """Name, of the minority classes that lose too much, and of those that may, the one that loses most."""
+    for where, pair in evidence.items():
+        seen, possible = {}, {}
         for name in rule.minority:
             difference, low, _ = pair["recall_delta"][name]
             if -difference > rule.margin:
                 seen[name] = -difference
             elif -low > rule.minority_margin:
-                room[name] = -low
+                possible[name] = -low
+        found = {"where": where, "images": pair["images"]}
         if seen:
-            lost.append(f"{_largest(seen, '.1%')} {where}")
-        if room:
-            possible.append(f"above {_largest(room, '.0%')} {where} ({pair['images']} images)")
-    return lost, possible
+            yield {"code": "recall lost", "allowed": rule.margin} | found | _largest(seen)
+        if possible:
+            yield {"code": "recall loss not excluded", "allowed": rule.minority_margin} | found | _largest(possible)
 
 
-def _largest(losses: dict[str, float], precision: str) -> str:
-    """Name the class that loses most, and say how many lose too much beside it."""
+def _largest(losses: dict[str, float]) -> dict:
+    """Name the class that loses most, and count the others."""
     name = max(losses, key=losses.get)
-    others = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
-    return f"{losses[name]:{precision}} of {name}'s recall{others}"
+    return {"class": name, "loss": losses[name], "others": len(losses) - 1}
+
+
+def _numbers(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> dict:
+    """Gather what the verdict rests on."""
+    return {
+        "margin": rule.margin,
+        "bound": _round_up(max(pair["macro_f1_loss"]["bound"] for pair in evidence.values())),
+        "counted": _round_up(max(pair["macro_f1_loss"]["counted"] for pair in evidence.values())),
+        "lost": max(0.0, *(-pair["macro_f1_delta"] for pair in evidence.values())),
+        "size": size,
+        "latency_ratio": list(ratio),
+    }
+
+
+def _more_images(rule: Rule, evidence: dict) -> int:
+    """Estimate how many more images would exclude the loss: the bound shrinks as their number grows.
+
+    0 where more would not help, as the loss that is seen is too large by itself.
+    """
+    if any(-pair["macro_f1_delta"] > rule.margin for pair in evidence.values()):
+        return 0
+    excess = [pair["images"] * (pair["macro_f1_loss"]["bound"] / rule.margin - 1) for pair in evidence.values()]
+    return max(0, math.ceil(max(excess)))
+
+
+def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> float | None:
+    """Find the smallest margin with which the second model ships; None if something else keeps it back."""
+    if _objections(rule._replace(margin=1), size, ratio, evidence):
+        return None
+    losses = [pair["macro_f1_loss"]["bound"] for pair in evidence.values()]
+    seen = [-pair["recall_delta"][name][0] for pair in evidence.values() for name in rule.minority]
+    return _round_up(max(losses + seen))
+
+
+def _round_up(loss: float) -> float:
+    """Round a loss up to four digits: what is said to be excluded is, and a margin of this size is enough."""
+    return math.ceil(loss * 1e4 - 1e-9) / 1e4

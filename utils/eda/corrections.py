@@ -1,14 +1,54 @@
-"""What a person decided about images: a file beside the results, as the data folder stays untouched."""
+"""What a person decided about images: lists beside the results, as the data folder stays untouched."""
 
+import csv
+import unicodedata
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from pandas.errors import ParserError, ParserWarning
 
-from utils.config import InputError, listing, relative
-from utils.eda.spreadsheet import COLUMNS, plain, read_list, write_list
+from utils.config import CHECKPOINTS, InputError, listing, relative, require
+from utils.eda.probes import label_suspects, outliers
+from utils.files import whole_file
+from utils.images import BLACK, count_skipped, scan_folder
+from utils.report import read_report
 from utils.split import PARTS
 
-DROP = "drop"
+COLUMNS = ["path", "sha256", "action", "note"]
+DROP, NO_CLASS = "drop", ""
+FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
+OUTLIERS = 6
+ENDING = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"  # beside x.jpg: x.png, x_mask.png
+FEW = 10  # images; where all of so many are right, the class's recall may still be 0.7
+
+
+def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
+
+    Raises InputError as `apply_corrections` does, and when the run's results are those of another folder, which they
+    would replace; what lies in ``checkpoints`` itself are the example's, or those of nobody who gave a name.
+    """
+    place = relative(folder.resolve()).encode(errors="backslashreplace").decode()
+    known = read_report(run).get("dataset", {}).get("folder", place)
+    require(
+        run == CHECKPOINTS or known == place,
+        f"{relative(run)} holds the results of {known}, not of {place}: give this run a name of its own (--name; NAME "
+        f"in Jupyter). If the folder was only moved, remove {relative(run / 'report.json')}",
+    )
+    index, refused, counts = apply_corrections(run, *scan_folder(folder))
+    listed = refused[["path", "reason"]].to_dict("records")
+    section = {
+        "folder": place,
+        "images": len(index),
+        "refused": listed,
+        "skipped": count_skipped(folder),
+        "corrections": counts,
+        "caution": cautions(index),
+    }
+    return index, refused, section
 
 
 def apply_corrections(
@@ -21,40 +61,68 @@ def apply_corrections(
     many images were `relabelled` and `dropped`. Raises InputError naming all lines whose image is gone or has changed,
     whose action is no class, or that contradict each other, and the classes left with fewer than three images.
     """
-    decided = read_decisions(run)
+    known, filled = read_list(run / "corrections.csv"), read_list(run / "suspects.csv")
+    decided = pd.concat([known, filled])[COLUMNS]
+    decided = decided[decided["action"] != ""]
     files = pd.concat([index, refused])
     digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
-    classes = {plain(name).casefold(): name for name in sorted(index["class"].unique())}
-    if problems := _list_problems(decided, digests, classes):
+    meanings = _meanings(index["class"].unique())
+    if problems := _list_problems(decided, digests, meanings):
         raise InputError(
             f"{relative(run / 'corrections.csv')} does not fit the images: {'; '.join(problems)}. Mend these lines or "
             "take them out (they may still stand in suspects.csv), and run EDA.ipynb again"
         )
-    decided = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
-    dropped = decided["action"].str.casefold() == DROP
-    corrected = index.copy()
-    corrected["class"] = decided["action"].str.casefold().map(classes).fillna(index["class"])
+    actions = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
+    chosen = actions["action"].str.casefold().map(meanings).fillna(index["class"])
+    dropped = chosen == NO_CLASS
+    corrected = index.assign(**{"class": chosen.where(~dropped, index["class"])})
     _stop_at_small_classes(run / "corrections.csv", index["class"], corrected["class"][~dropped])
-    _move_decisions(run)
-    reasons = ("dropped by hand: " + decided["note"]).str.removesuffix(": ")
+    new = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
+    if len(new):  # EDA will write the suspects anew
+        write_list(run / "corrections.csv", pd.concat([known, new]))
+    reasons = ("dropped by hand: " + actions["note"]).str.removesuffix(": ")
     refused = pd.concat([refused, index.assign(reason=reasons).loc[dropped, refused.columns]])
-    relabelled = (corrected["class"] != index["class"]).sum()
-    counts = {"relabelled": int(relabelled), "dropped": int(dropped.sum())}
+    counts = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
     return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
 
 
-def read_decisions(run: Path) -> pd.DataFrame:
-    """Read the lines that have an action, in ``corrections.csv`` and in ``suspects.csv``, in COLUMNS."""
-    lists = [read_list(run / name)[COLUMNS] for name in ("corrections.csv", "suspects.csv")]
-    decided = pd.concat(lists, ignore_index=True)
-    return decided[decided["action"] != ""]
+def cautions(index: pd.DataFrame) -> str:
+    """Say what to be careful about: classes of few images, masks learned as photos, 16-bit colors that are black."""
+    counts, paths = index["class"].value_counts().sort_index(), index["path"]
+    few = [f"{name} {count}" for name, count in counts[counts < FEW].items()]
+    alike = paths[paths.str.replace(ENDING, "", regex=True, case=False).duplicated(keep=False)]
+    dark = paths[index["mode"].str.endswith(BLACK)]
+    found = {
+        f"{listing(few)}: fewer than {FEW} images tell nothing of a class: numbers that rest on them, and their "
+        "intervals, may be chance": few,
+        f"{len(alike)} images bear the name of another one beside them ({listing(alike, 2)}). They are learned as "
+        "photos: if they are masks, or edits of one photo, move them out of the folder": alike,
+        f"images that are nearly black: {len(dark)} ({listing(dark, 2)}). If their colors have 10 to 14 bits in files "
+        "of 16, scale them to 8": dark,
+    }
+    return ". ".join(sentence for sentence, names in found.items() if len(names))
 
 
-def save_decision(run: Path, image: pd.Series, action: str) -> None:
-    """Write what a person decided about an image, a row of the suspects, into ``corrections.csv``; other lines stay."""
-    known = read_list(run / "corrections.csv")
-    line = pd.DataFrame([image[COLUMNS]]).assign(action=action)
-    write_list(run / "corrections.csv", pd.concat([known[known["path"] != plain(image["path"])], line]))
+def list_suspects(
+    index: pd.DataFrame, copies: np.ndarray, probability: np.ndarray, features: np.ndarray
+) -> pd.DataFrame:
+    """List the images to look at, the surest first: copies under two labels, label suspects, outliers.
+
+    `copies` (P, 2) are the positions of near-duplicates with two labels, probability (N, C) is out of fold, features
+    (N, D) are those of the images. Returns their rows of the index, with an empty `action` and a `note` that says why.
+    """
+    classes, labels = np.unique(index["class"], return_inverse=True)
+    names, paths, pixels = (index[column].to_numpy() for column in ("class", "path", "pixels"))
+    notes: dict[int, list[str]] = {}
+    for first, second in copies:
+        for image, other in ((first, second), (second, first)):
+            kind = "exact" if pixels[image] == pixels[other] else "near"
+            notes.setdefault(image, []).append(f"{kind} copy of {paths[other]} under {names[other]}")
+    for image, other in zip(*label_suspects(probability, labels), strict=True):
+        notes.setdefault(image, []).append(f"looks like {classes[other]} ({probability[image, other]:.2f})")
+    for image in outliers(features)[:OUTLIERS]:
+        notes.setdefault(image, []).append("outlier")
+    return index.iloc[list(notes)].assign(action="", note=["; ".join(reasons[:3]) for reasons in notes.values()])
 
 
 def write_suspects(run: Path, suspects: pd.DataFrame) -> pd.DataFrame:
@@ -65,23 +133,82 @@ def write_suspects(run: Path, suspects: pd.DataFrame) -> pd.DataFrame:
     return open_ones
 
 
-def _move_decisions(run: Path) -> None:
-    """Add to ``corrections.csv`` what was filled in in ``suspects.csv``, which EDA will write anew."""
-    known, filled = read_list(run / "corrections.csv"), read_list(run / "suspects.csv")
-    filled = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
-    if len(filled):
-        write_list(run / "corrections.csv", pd.concat([known, filled]))
+def read_list(path: Path) -> pd.DataFrame:
+    """Read COLUMNS and whatever a person added, all text; without the file, the list is empty.
+
+    Commas, semicolons or tabs part the columns, and paths may have backslashes, as spreadsheets on Windows write them.
+    Raises InputError when it cannot be read.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS, dtype=str)
+    options = {"sep": None, "engine": "python", "dtype": str, "encoding": "utf-8-sig", "keep_default_na": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # a cell too many would be lost
+            table = pd.read_csv(path, index_col=False, **options).fillna("").map(_as_typed)
+    except PermissionError:
+        raise InputError(f"{relative(path)} cannot be read: close it where it is open, and run this again") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{relative(path)} is not text in UTF-8: save it as “CSV UTF-8” in the spreadsheet") from None
+    except (ParserError, ParserWarning) as error:
+        reason = f"{error}. Text with a comma in it needs quotes; mend that, and run EDA.ipynb again"
+        raise InputError(f"{relative(path)} cannot be read: {reason}") from None
+    except csv.Error:  # there is nothing that could part columns
+        table = pd.DataFrame()
+    table.columns = [name.strip().lower() for name in table.columns]
+    if missing := [name for name in COLUMNS[:3] if name not in table]:
+        raise InputError(
+            f"{relative(path)} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}, as in the "
+            "suspects.csv that EDA.ipynb writes"
+        )
+    others = [name for name in table.columns if name not in COLUMNS]
+    return table[table["path"] != ""].assign(path=table["path"].map(plain)).reindex(columns=COLUMNS + others).fillna("")
 
 
-def _list_problems(decided: pd.DataFrame, digests: dict[str, str], classes: dict[str, str]) -> list[str]:
-    """Say what is wrong with the decisions, given the files' hashes by path and the classes' names by spelling."""
+def write_list(path: Path, table: pd.DataFrame) -> None:
+    """Write a list with the delimiter that it had, as text to spreadsheets: in UTF-8 with its mark, no formulas."""
+    first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0] if path.exists() else ""
+    delimiter = max(",;\t", key=first_line.count)
+    try:
+        with whole_file(path) as temporary:
+            text = table.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
+            text.to_csv(temporary, sep=delimiter, index=False, encoding="utf-8-sig", lineterminator="\n")
+    except PermissionError:
+        raise InputError(
+            f"{relative(path)} cannot be replaced: close it where it is open, and run this again"
+        ) from None
+
+
+def plain(path: str) -> str:
+    """Write a path as it is compared: with slashes, its letters in one spelling (NFC)."""
+    return unicodedata.normalize("NFC", path.strip().replace("\\", "/").removeprefix("./"))
+
+
+def _as_typed(cell: str) -> str:
+    """Undo what `write_list` does to a cell."""
+    cell = cell.strip()
+    return cell.removeprefix("'") if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _meanings(classes: Iterable[str]) -> dict[str, str]:
+    """Map what may stand as an action, in small letters, to a class, or to NO_CLASS for an image to drop."""
+    meanings = {plain(name).casefold(): name for name in sorted(classes)}
+    if DROP not in meanings:
+        return meanings | {DROP: NO_CLASS}
+    of_that_name = meanings.pop(DROP)  # the word alone may mean either, so it means nothing
+    return meanings | {f"class {DROP}": of_that_name, f"{DROP} image": NO_CLASS}
+
+
+def _list_problems(decided: pd.DataFrame, digests: dict[str, str], meanings: dict[str, str]) -> list[str]:
+    """Say what is wrong with the decisions, given the files' hashes by path and what actions mean."""
     problems = []
+    words = {class_name: word for word, class_name in meanings.items()}
+    drop = words.pop(NO_CLASS)
+    known = listing(word if word == f"class {DROP}" else class_name for class_name, word in words.items())
     for name, lines in decided.groupby("path", sort=False):
         actions = lines["action"].unique()
-        unknown = [action for action in actions if action.casefold() not in {DROP, *classes}]
-        problems += [
-            f"{name}: {action} is neither drop nor a class ({listing(classes.values())})" for action in unknown
-        ]
+        unknown = [action for action in actions if action.casefold() not in meanings]
+        problems += [f"{name}: {action} is neither “{drop}” nor a class ({known})" for action in unknown]
         if len({action.casefold() for action in actions}) > 1:
             problems.append(f"{name}: its lines contradict each other ({' and '.join(actions)})")
         if name not in digests:

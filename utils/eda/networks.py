@@ -1,4 +1,4 @@
-"""The networks at hand on the user's own photos: how well their features tell the classes apart, and at what cost."""
+"""The networks that are available, compared on the user's own photos, and the one to go on with."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,117 +7,221 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.utils.data import DataLoader
 
-from utils.config import SEED
-from utils.cross_validation import out_of_fold
+from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.features import compact, extract_features, last_block, to_onnx
+from utils.eda.probes import frozen_features, predict
+from utils.features import to_onnx
+from utils.files import remembered
 from utils.intervals import macro_f1_difference_interval, macro_f1_interval
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.pretrained import PACKAGED, is_installed, split_arch
-from utils.progress import progress
 from utils.split import separable_groups
 from utils.stopwatch import time_calls
 
-FAST = "efficientnet_lite0@128"  # what a hint suggests; the search for copies has computed its features already
-INT8_TIME, INT8_BYTES = 0.7, 0.27  # of float's, as measured for efficientnet_lite0: for other networks an estimate
+FAST = "efficientnet_lite0@128"  # a baseline in every run; the search for near-duplicates has computed its features
+INT8_TIME = 0.7  # of float's, as measured for efficientnet_lite0: for other networks an estimate
+INT8_BYTES = 0.27  # likewise
+TIE = 0.005  # macro-F1 below the best one's: so little is no reason for a slower network
+CHOICE_PHOTOS = 1000  # to compare networks on, at most, where the choice depends on it
+BASELINE_PHOTOS = 300  # in every other run
 ROUNDS = 9  # of timing
 
 
-class Photos(NamedTuple):
-    """Photos to compare networks on: their folder, rows of the table, and the group of each, a number (N,)."""
+class Constraints(NamedTuple):
+    """Further networks to compare, names with commas between (None: compare nothing), and what INT8 may cost."""
 
-    folder: Path
-    index: pd.DataFrame
-    groups: np.ndarray
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The class of each photo, a number (N,)."""
-        return self.index["class"].factorize(sort=True)[0]
-
-    def dataset(self, preprocessing: dict) -> ImageDataset:
-        """Prepare the photos as a network wants them."""
-        classes = sorted(self.index["class"].unique())
-        return ImageDataset(self.folder, self.index, classes, evaluation_transform(preprocessing))
+    networks: str | None = ""
+    budget_ms: float | None = None  # for one photo
+    budget_kb: float | None = None
 
 
-def choose_photos(folder: Path, index: pd.DataFrame, limit: int) -> Photos:
-    """Draw at most `limit` photos of the table, none of the test part: it is to have no say in the choice."""
+class Comparison(NamedTuple):
+    """The network to go on with, the table behind it, why it is this one, and a hint if another would do better."""
+
+    arch: str
+    table: pd.DataFrame
+    reason: str
+    hint: str = ""
+
+
+def choose_network(
+    arch: str | None, folder: Path, index: pd.DataFrame, run: Path, constraints: Constraints
+) -> Comparison:
+    """Choose a network if `arch` is "auto", and else ask whether a baseline would do better beyond doubt.
+
+    Without a name, it is conv_net for the embedded images, and chosen for any others. All networks are judged by a
+    linear classifier on frozen features, out of fold, without the test part; what was found is remembered in the folder
+    `run`. The table has the columns of `tabulate` and `compare_with`. Raises InputError if none keeps the constraints.
+    """
+    reason = f"{arch}, as given"
+    if arch is None and folder == EMBEDDED:
+        arch, reason = "conv_net", "conv_net, the one of the embedded images"
+    choosing = arch in (None, "auto")
+    names = available(constraints.networks) if choosing else [arch, *baselines(arch, constraints.networks)]
+    photos = draw_photos(index, CHOICE_PHOTOS if choosing else BASELINE_PHOTOS)
+    parts = names, photos[["path", "sha256", "group"]].to_csv(), CHECKPOINTS / "conv_net.pth"
+    found = remembered(run / "networks.json", parts, partial(score_networks, names, folder, photos, run / "features"))
+    table = tabulate(found, photos)
+    if choosing:
+        table = table[affordable(table, constraints)]
+        table = compare_with(table, table["macro_f1"].idxmax(), found, photos)
+        arch = choose(table)
+        return Comparison(arch, table, describe_choice(arch, table))
+    table = compare_with(table, arch, found, photos)
+    return Comparison(arch, table, reason, describe_hint(arch, table))
+
+
+def load(arch: str, folder: Path, index: pd.DataFrame) -> tuple[nn.Module, DataLoader]:
+    """Build a pretrained network, and a loader of the table's photos as it wants them prepared."""
+    network, preprocessing = build_model(arch)
+    dataset = ImageDataset(folder, index, sorted(set(index["class"])), evaluation_transform(preprocessing))
+    return network, make_loader(dataset)
+
+
+def draw_photos(index: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Draw at most `limit` photos of the table, none of the test part, which is to have no say in the choice."""
     known = index.assign(group=separable_groups(index))[index["split"] != "test"]
     known = known.sample(min(limit, len(known)), random_state=SEED).sort_index()
-    return Photos(folder, known, known["group"].factorize()[0])
+    return known.assign(group=known["group"].factorize()[0])
 
 
-def at_hand(listed: Sequence[str] = ()) -> list[str]:
+def available(listed: str | None = "") -> list[str]:
     """Name the networks whose weights are installed, EfficientNet-Lite0 in four sizes of photos, and those `listed`."""
     sizes = [f"efficientnet_lite0@{pixels}" for pixels in (96, 128, 160)]
     packaged = [name for name in (*sizes, *PACKAGED) if is_installed(name)]
-    return list(dict.fromkeys(["conv_net", *packaged, *listed]))
+    return list(dict.fromkeys(["conv_net", *packaged, *_names(listed)]))
 
 
-def rivals(arch: str, listed: Sequence[str] = ()) -> list[str]:
+def baselines(arch: str, listed: str | None = "") -> list[str]:
     """Name the networks that `arch` is compared with in every run: not itself at another size, but those `listed`."""
-    others = [name for name in at_hand() if name in ("conv_net", FAST) and split_arch(name)[0] != split_arch(arch)[0]]
-    return [name for name in dict.fromkeys([*others, *listed]) if name != arch]
+    if listed is None:
+        return []
+    others = [name for name in available() if name in ("conv_net", FAST) and split_arch(name)[0] != split_arch(arch)[0]]
+    return [name for name in dict.fromkeys([*others, *_names(listed)]) if name != arch]
 
 
-def score_networks(names: Sequence[str], photos: Photos, cache: Path) -> dict[str, dict]:
-    """Let a linear classifier answer each photo from each network's frozen features, on the same folds by group.
+def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cache: Path) -> dict[str, dict]:
+    """Let a linear classifier predict each photo from each network's frozen features, on the same folds by group.
 
-    Returns by name: `answers` (N,), out of fold; `latency_ms` of one photo in the exported float graph, in ONNX Runtime
-    on this CPU; and `bytes` of that graph. The last layer, which is small, is not in it.
+    Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph, in ONNX
+    Runtime on this CPU; and `bytes` of that graph. The last layer, which is small, is not in it.
     """
-    linear, found, graphs = LogisticRegression(class_weight="balanced", max_iter=1000), {}, {}
-    for name in progress(names, "networks"):
-        model, preprocessing = build_model(name)
-        rows = extract_features(model, make_loader(photos.dataset(preprocessing)), cache)
-        features = compact(last_block(rows, model.sizes))
-        probabilities = out_of_fold(linear, features, photos.labels, photos.groups, repeats=1)
-        shape = 1, 3, preprocessing["image_size"], preprocessing["image_size"]
+    labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
+    found, graphs = {}, {}
+    for name in names:
+        model, loader = load(name, folder, photos)
+        features = frozen_features(model, loader, cache)
+        predictions = predict(features, labels, groups, repeats=1)[0].argmax(axis=1)
+        shape = 1, *loader.dataset[0][0].shape
         graphs[name] = to_onnx(model, shape), shape
-        found[name] = {"answers": probabilities[0].argmax(axis=1).tolist(), "bytes": len(graphs[name][0])}
+        found[name] = {"predictions": predictions.tolist(), "bytes": len(graphs[name][0])}
     for name, latency in time_graphs(graphs).items():
         found[name]["latency_ms"] = latency
     return found
 
 
 def time_graphs(graphs: dict[str, tuple[bytes, tuple]]) -> dict[str, float]:
-    """Time ONNX files on one image of their shape, side by side; → median in ms."""
+    """Time ONNX files on one image of their shape, in rounds that visit them in random order; → median in ms."""
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
-    calls = {}
-    for name, (file, shape) in graphs.items():
-        calls[name] = partial(open_session(file).run, None, {"input": np.zeros(shape, dtype=np.float32)})
+    sessions = {name: open_session(file) for name, (file, _) in graphs.items()}
+    images = {name: np.zeros(shape, dtype=np.float32) for name, (_, shape) in graphs.items()}
+    calls = {name: partial(session.run, None, {"input": images[name]}) for name, session in sessions.items()}
     return {name: float(np.median(times)) for name, times in time_calls(calls, range(ROUNDS)).items()}
 
 
-def tabulate(found: dict[str, dict], photos: Photos) -> pd.DataFrame:
+def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
     """Make a table of what `score_networks` found, a row per network.
 
     Columns: macro_f1 with its 95 % interval by group, low and high; latency_ms and bytes of the float graph; int8_ms
-    and int8_bytes, estimated as fixed shares of them.
+    and int8_kb, estimated as fixed shares of them.
     """
-    labels, rows = photos.labels, {}
+    labels, groups, rows = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy(), {}
     for name, row in found.items():
-        answers = np.array(row["answers"])
-        interval = macro_f1_interval(labels, answers, labels.max() + 1, photos.groups)
-        rows[name] = macro_f1(labels, answers, labels.max() + 1), *interval, row["latency_ms"], row["bytes"]
-    columns = ["macro_f1", "low", "high", "latency_ms", "bytes"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return table.assign(int8_ms=table["latency_ms"] * INT8_TIME, int8_bytes=table["bytes"] * INT8_BYTES)
+        predictions = np.array(row["predictions"])
+        low, high = macro_f1_interval(labels, predictions, labels.max() + 1, groups)
+        score = macro_f1(labels, predictions, labels.max() + 1)
+        rows[name] = {"macro_f1": score, "low": low, "high": high, "latency_ms": row["latency_ms"]}
+        rows[name].update(bytes=row["bytes"], int8_ms=row["latency_ms"] * INT8_TIME)
+        rows[name].update(int8_kb=round(row["bytes"] * INT8_BYTES / 1000))
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def pair(found: dict[str, dict], photos: Photos, reference: str) -> pd.DataFrame:
-    """Compare each network with a `reference` on the same photos; → macro-F1 beyond it, at worst, at best (95 %)."""
-    labels, first, rows = photos.labels, np.array(found[reference]["answers"]), {reference: (0.0, 0.0, 0.0)}
-    classes = labels.max() + 1
-    for name, row in found.items():
-        if name == reference:
-            continue
-        answers = np.array(row["answers"])
-        beyond = macro_f1(labels, answers, classes) - macro_f1(labels, first, classes)
-        rows[name] = beyond, *macro_f1_difference_interval(labels, first, answers, classes, photos.groups)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["beyond", "at_worst", "at_best"])
+def compare_with(table: pd.DataFrame, reference: str, found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
+    """Add each network's macro-F1 minus that of a `reference`, paired, with its 95 % interval.
+
+    The columns are difference, difference_low and difference_high, empty for the reference itself.
+    """
+    labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
+    first, compared = np.array(found[reference]["predictions"]), table.copy()
+    compared[["difference", "difference_low", "difference_high"]] = np.nan
+    for name in table.index.drop(reference):
+        second = np.array(found[name]["predictions"])
+        interval = macro_f1_difference_interval(labels, first, second, labels.max() + 1, groups)
+        difference = table.loc[name, "macro_f1"] - table.loc[reference, "macro_f1"]
+        compared.loc[name, ["difference", "difference_low", "difference_high"]] = difference, *interval
+    return compared
+
+
+def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
+    """Tell which networks keep the constraints, by what INT8 is estimated to cost. Raises InputError if none does."""
+    kept = table["int8_ms"] <= (constraints.budget_ms or np.inf)
+    kept &= table["int8_kb"] <= (constraints.budget_kb or np.inf)
+    require(
+        kept.any(),
+        f"no network fits BUDGET_MS {constraints.budget_ms} and BUDGET_KB {constraints.budget_kb}: as INT8, the "
+        f"fastest takes about {table['int8_ms'].min():.2f} ms and the smallest {table['int8_kb'].min():.0f} kB",
+    )
+    return kept
+
+
+def choose(table: pd.DataFrame) -> str:
+    """Name the fastest network that is as good as the best one.
+
+    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
+    and with many a loss is that does not matter; so both count.
+    """
+    good = (table["difference"].fillna(0) >= -TIE) & (table["difference_high"].fillna(0) >= 0)
+    return str(table.loc[good, "int8_ms"].idxmin())
+
+
+def describe_choice(arch: str, table: pd.DataFrame) -> str:
+    """Say why a network was chosen, and by how much it is better or worse than others."""
+    best, row = table["macro_f1"].idxmax(), table.loc[arch]
+    score = f"macro-F1 {row['macro_f1']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    if arch == best:
+        return f"{arch}, the best of {len(table)}: {score}"
+    ratio = table.loc[best, "int8_ms"] / row["int8_ms"]
+    return (
+        f"{arch}, of {len(table)} the fastest that is about as good as the best: {score}; {best}, the best, has "
+        f"{table.loc[best, 'macro_f1']:.3f} and takes {ratio:.1f} times as long"
+    )
+
+
+def describe_hint(arch: str, table: pd.DataFrame) -> str:
+    """Say which network is better than `arch` beyond doubt, and by how much; nothing if none is."""
+    better = table[table["difference_low"] > 0]
+    if better.empty:
+        return ""
+    name = better["macro_f1"].idxmax()
+    points, least, most = 100 * better.loc[name, ["difference", "difference_low", "difference_high"]].to_numpy(float)
+    ratio = better.loc[name, "latency_ms"] / table.loc[arch, "latency_ms"]
+    slower = f"{ratio:.0f} times slower" if ratio > 1.5 else "about as fast"
+    return f"Try `--arch {name}`: about {points:.0f} points better ({least:.0f} to {most:.0f}) than {arch}, {slower}"
+
+
+def entries(table: pd.DataFrame) -> list[dict]:
+    """Shape the table for the report."""
+    shaped = table.rename_axis("name").reset_index().fillna({"difference": 0})  # from itself, the reference has none
+    shaped["ci95"] = table[["low", "high"]].to_numpy().tolist()
+    shaped["difference_ci95"] = table[["difference_low", "difference_high"]].fillna(0).to_numpy().tolist()
+    columns = ["name", "macro_f1", "ci95", "latency_ms", "bytes", "int8_ms", "int8_kb"]
+    return shaped[[*columns, "difference", "difference_ci95"]].to_dict("records")
+
+
+def _names(listed: str | None) -> list[str]:
+    return (listed or "").replace(",", " ").split()

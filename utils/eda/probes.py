@@ -1,47 +1,108 @@
 """Simple classifiers that say what features know about the classes, always asked about groups they have not seen."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from sklearn import config_context
-from sklearn.linear_model import Ridge
+from sklearn.base import ClassifierMixin
+from sklearn.cluster import KMeans
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import gen_batches
+from torch import nn
+from torch.utils.data import DataLoader
 
 from utils.config import SEED
-from utils.cross_validation import grouped_folds
-from utils.metrics import macro_f1
+from utils.cross_validation import out_of_fold
+from utils.eda.duplicates import color_histogram
+from utils.features import compact, extract_features, last_block
+from utils.intervals import macro_f1_difference_interval, repeated_score, wilson_interval
+from utils.model import randomised
 
-COMPONENTS = 100
-BATCH_SIZE = 1000  # rows whose squares are in memory at a time
-TARGETS_IN_MEMORY = 10_000_000  # of the permutation test: images times classes times permutations
+LINEAR = LogisticRegression(class_weight="balanced", max_iter=1000)
+FOREST = ExtraTreesClassifier(min_samples_leaf=5, class_weight="balanced", random_state=SEED)
 
 
-def permutation_p(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, permutations: int = 199) -> float:
-    """Probability that features without any knowledge of the classes do as well (Ojala and Garriga 2010, test 1).
+def frozen_features(network: nn.Module, loader: DataLoader, cache: Path | None = None) -> np.ndarray:
+    """Compute what the last layer of a network sees of each image, compact: (N, K)."""
+    return compact(last_block(extract_features(network, loader, cache), network.sizes))
 
-    Whole groups swap their labels, which scikit-learn's `permutation_test_score` cannot do: it permutes within groups.
-    The score is macro-F1 of a ridge classifier, which is solved for many permutations at once; its penalty is the mean
-    squared length of a row.
+
+def clusters(features: np.ndarray, number: int) -> np.ndarray:
+    """Put images into clusters by KMeans, fewer than `number` where fewer images differ; → each one's cluster (N,)."""
+    distinct = len(np.unique(features.round(3), axis=0))
+    return KMeans(min(number, distinct), n_init=10, random_state=SEED).fit_predict(features)
+
+
+def predict(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    classifier: ClassifierMixin = LINEAR,
+    repeats: int | None = None,
+) -> np.ndarray:
+    """Predict each image by a classifier that has not seen its group: probabilities (R, N, C), see `out_of_fold`."""
+    return out_of_fold(classifier, features, labels, groups, repeats)
+
+
+def controls(network: nn.Module, loader: DataLoader, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Describe images without any pretraining: features by the same network with random weights, colors, and pixels.
+
+    `pictures` (N, S, S, 3) are those of the loader. Returns compact features (N, D) by name.
     """
-    generator = np.random.default_rng(SEED)
-    names, members = np.unique(groups, return_inverse=True)
-    of_group = np.zeros(len(names), dtype=np.int64)
-    of_group[members] = labels
-    drawn = np.stack([labels, *(generator.permutation(of_group)[members] for _ in range(permutations))])
-    folds, classes = grouped_folds(labels, groups), labels.max() + 1
-    batches = gen_batches(len(drawn), max(1, TARGETS_IN_MEMORY // (len(labels) * classes)))
-    scores = np.concatenate([_ridge_scores(features, drawn[batch], folds, classes) for batch in batches])
-    return float((scores >= scores[0]).mean())
+    colors = np.sqrt([color_histogram(picture, levels=4) for picture in pictures])
+    return {
+        "random network": frozen_features(randomised(network), loader),
+        "color histogram": compact(colors),
+        "raw pixels": compact(pictures[:, ::2, ::2].reshape(len(pictures), -1)),
+    }
 
 
-def _ridge_scores(features: np.ndarray, drawn: np.ndarray, folds: list, classes: int) -> np.ndarray:
-    """Macro-F1 (P,) of out-of-fold predictions for each row of labels (P, N)."""
-    predictions = np.zeros_like(drawn)
-    for train, test in folds:
-        targets = np.eye(classes)[drawn[:, train].T].reshape(len(train), -1)
-        ridge = Ridge((features**2).sum(axis=1).mean()).fit(features[train], targets)
-        predictions[:, test] = ridge.predict(features[test]).reshape(len(test), -1, classes).argmax(axis=2).T
-    scores = [macro_f1(truth, predicted, classes) for truth, predicted in zip(drawn, predictions, strict=True)]
-    return np.array(scores)
+def scores(predicted: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
+    """Macro-F1 of probabilities (R, N, C) by name: columns score, low and high, the 95 % interval by group."""
+    return pd.DataFrame({name: repeated_score(outputs, labels, groups) for name, outputs in predicted.items()}).T
+
+
+def separability(predicted: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray) -> dict:
+    """Say what the report tells of probabilities (R, N, C): by pretrained features, which come first, and by controls.
+
+    `pretraining` is what macro-F1 gains beyond the best control, with its paired 95 % interval.
+    """
+    table = scores(predicted, labels, groups)
+    control = table["score"].iloc[1:].idxmax()
+    first, own = predicted[control].argmax(axis=2), predicted[table.index[0]].argmax(axis=2)
+    classes = labels.max() + 1
+    intervals = [macro_f1_difference_interval(labels, *pair, classes, groups) for pair in zip(first, own, strict=True)]
+    gain = table["score"].iloc[0] - table.loc[control, "score"]
+    return {
+        "macro_f1": table["score"].iloc[0],
+        "ci95": table[["low", "high"]].iloc[0].tolist(),
+        "probes": table["score"].to_dict(),
+        "pretraining": {"control": control, "difference": gain, "ci95": np.mean(intervals, axis=0).tolist()},
+    }
+
+
+def shortcuts(index: pd.DataFrame, sizes: list[int], pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Describe images by what is not the object, features (N, D) by name; `sizes` are the files' bytes."""
+    edge = pictures.shape[1] - 1
+    rows, columns = [0, 0, 0, edge // 2, edge // 2, edge, edge, edge], [0, edge // 2, edge, 0, edge, 0, edge // 2, edge]
+    return {
+        "border pixels": pictures[:, rows, columns].reshape(len(pictures), -1),
+        "mean color": pictures.mean(axis=(1, 2)),
+        "file size and shape": index[["width", "height"]].assign(bytes=sizes).to_numpy(),
+    }
+
+
+def provable_recall(index: pd.DataFrame) -> pd.DataFrame:
+    """Say what a perfect score on the test part would prove of each class's recall: the lower end of Wilson's interval.
+
+    Every test image counts as one trial, or only every group does, as views of one object succeed or fail together.
+    """
+    table = index[index["split"] == "test"].groupby("class").agg(images=("path", "size"), groups=("group", "nunique"))
+    for trials in ("images", "groups"):
+        table[f"recall, by {trials}"] = [wilson_interval(total, total)[0] for total in table[trials]]
+    return table
 
 
 def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,29 +11,41 @@ import numpy as np
 import onnx
 from torch import nn
 
-from utils import parallel
+from utils import checkpoint, features, parallel
 from utils.config import InputError
 from utils.datasets import ImageDataset, make_loader
 from utils.model import classifier_names
-from utils.onnx_quant.calibration import CalibrationSet, spread_evenly
+from utils.onnx_quant.export import set_constants
 from utils.onnx_quant.graph import prepare
-from utils.onnx_quant.onnx_file import set_constants
-from utils.onnx_quant.weights import quantized_once
+from utils.onnx_quant.ranges import CalibrationSet, evenly_spaced
+from utils.onnx_quant.recipes import Recipe
+from utils.onnx_quant.search import Quantize
 from utils.session import open_session, run_session
 
 
 class Chain(NamedTuple):
     """How the shipped network became ONNX and INT8, to do it again with a fold's.
 
-    The network, the file that it was exported to, all images with the ranges of its activations, and the notebook's own
-    functions: `export(model, target)` and `quantize(prepared_path, calibration_set, target)`.
+    The network, the file that it was exported to, all images with the ranges of its activations, the recipe, and the
+    notebook's own functions: `export(model, target)` and `quantize(prepared_path, calibration_set, target, recipe)`.
     """
 
     model: nn.Module
     float_path: Path
     calibration_set: CalibrationSet
+    recipe: Recipe
     export: Callable[[nn.Module, Path], None]
-    quantize: Callable[[Path, CalibrationSet, Path], None]
+    quantize: Quantize
+
+
+def load_networks(path: Path, split_hash: str, model: nn.Module, limit: int | None = None) -> list[dict]:
+    """Read the networks of train.ipynb's cross-validation, the first `limit` of them; None: all, 0: no file is read.
+
+    Raises InputError when the file is absent, damaged, or belongs to another split or network.
+    """
+    if limit == 0:
+        return []
+    return checkpoint.load_folds(path, split_hash, features.fingerprint(model))["folds"][:limit]
 
 
 def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
@@ -46,8 +58,7 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     """
     images, answers = chain.calibration_set, {}
     answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
-    with quantized_once():  # where only the last layer differs
-        fold_answers = list(parallel.run(answer, networks, "folds"))
+    fold_answers = list(parallel.run(answer, networks, "folds"))
     for network, answered in zip(networks, fold_answers, strict=True):
         held_out = images.index["path"].isin(network["files"]).to_numpy()
         for name, logits in answered.items():
@@ -56,19 +67,28 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     return answers
 
 
+def agreement(logits: dict[str, np.ndarray]) -> dict:
+    """Count the images that were answered out of fold, and the share to which INT8 gives fp32's answer, if any."""
+    if not logits:
+        return {"images": 0, "agreement": None}
+    known = ~np.isnan(logits["onnx"]).any(axis=1)
+    same = logits["onnx"][known].argmax(axis=1) == logits["int8"][known].argmax(axis=1)
+    return {"images": int(known.sum()), "agreement": float(same.mean())}
+
+
 def _answer_fold(chain: Chain, float_file: bytes, calibration: int, network: dict) -> dict[str, np.ndarray]:
     """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images."""
     images = chain.calibration_set
     held_out = images.index["path"].isin(network["files"]).to_numpy()
     known = np.flatnonzero(~held_out)
-    shown = known[spread_evenly(len(known), calibration)]
+    shown = known[evenly_spaced(len(known), calibration)]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
         files["onnx"].write_bytes(float_file)
         ranges = images.ranges.of(shown) if _write_float(network["state"], chain, files["onnx"]) else None
         prepare(files["onnx"], files["prepared"])
         shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
-        chain.quantize(files["prepared"], shown_set, files["int8"])
+        chain.quantize(files["prepared"], shown_set, files["int8"], chain.recipe)
         return _answer(files, images.image_set(images.index[held_out]))
 
 

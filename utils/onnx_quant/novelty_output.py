@@ -59,11 +59,13 @@ def add_novelty(model: ModelProto, detector: dict[str, np.ndarray]) -> ModelProt
 
 
 def _last_features(model: ModelProto) -> str:
-    """Name the tensor that the network's own last layer sees: it comes behind the features of other blocks."""
+    """Name the tensor that the network's own last layer sees: of joined or split blocks the last one."""
     producers = {name: node for node in model.graph.node for name in node.output}
     layer = producers[model.graph.output[0].name]
-    while layer.op_type not in ("Gemm", "MatMul"):  # where each block has a layer, their sum
-        layer = producers[[name for name in layer.input if name in producers][-1]]
+    if layer.op_type == "Sum":  # see `graph.split_last_layer`
+        layer = producers[layer.input[-1]]
+    if layer.op_type not in ("Gemm", "MatMul"):
+        layer = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
     joined = producers.get(layer.input[0])
     return joined.input[-1] if joined and joined.op_type == "Concat" else layer.input[0]
 

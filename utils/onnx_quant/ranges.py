@@ -1,21 +1,105 @@
-"""The range of every activation, found by running a float network over calibration images."""
+"""The images that a network is calibrated on, and the range of every activation over them."""
 
-import contextlib
-import io
+from __future__ import annotations
+
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
+import pandas as pd
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
-from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, create_calibrator, save_tensors_data
+from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, save_tensors_data
+from torch.utils.data import DataLoader
 
+from utils.config import InputError, relative
+from utils.datasets import make_loader
 from utils.onnx_quant.graph import tensor_shapes
 from utils.progress import progress
 from utils.session import open_session, run_calls, split_batch
+
+IN_MEMORY = 32  # images read at a time
+MEAN_PIXELS = 400_000  # of images, for a mean over them
+
+
+class ImageFolderDataReader(CalibrationDataReader):
+    """Feed a loader's images to ONNX Runtime's calibration, batch by batch, in the loader's order.
+
+    The loader must use the evaluation transform and no shuffling: what is calibrated is then what is predicted, bit for
+    bit. Nothing is held in memory beyond one batch.
+    """
+
+    def __init__(self, loader: DataLoader, input_name: str = "input"):
+        self.loader, self.input_name = loader, input_name
+        self.rewind()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def rewind(self) -> None:
+        """Start again with the first batch."""
+        self.batches, self.position = iter(self.loader), 0
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch as ``{input_name: float32 (B, 3, H, W)}``, or None at the end."""
+        images = next(self.batches, (None,))[0]
+        if images is None:
+            return None
+        bad = (~images.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
+        if len(bad):
+            path = self.loader.dataset.paths[self.position + int(bad[0])]
+            raise InputError(f"{relative(path)}: its pixels are not finite numbers after preprocessing; remove it")
+        self.position += len(images)
+        return {self.input_name: images.numpy()}
+
+
+class CalibrationSet:
+    """The images that a prepared network is calibrated on, and the ranges of its activations over them.
+
+    `image_set` makes a Dataset of rows of the `index`.
+    """
+
+    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: Ranges | None = None):
+        self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
+        self.ranges = ranges or measure_ranges(prepared_path, self.reader)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def reader(self) -> ImageFolderDataReader:
+        """A new reader of these images: one that was read to its end would show ONNX Runtime nothing."""
+        return ImageFolderDataReader(make_loader(self.image_set(self.index), IN_MEMORY))
+
+    def part(self, rows: np.ndarray) -> CalibrationSet:
+        """Make a set of some of these images, by position; the network does not run again."""
+        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], self.ranges.of(rows))
+
+    def save_ranges(self) -> Path:
+        """Write the range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`."""
+        path = Path(tempfile.mkdtemp(dir=self.prepared_path.parent)) / "ranges.json"
+        self.ranges.save(path)
+        return path
+
+    def sample(self, count: int | None = None) -> np.ndarray:
+        """Return `count` images float32 (count, 3, H, W), equally far apart in the set; all when there are fewer.
+
+        None: as many as have 400,000 pixels together, but 8 to 32. A mean over images and places settles sooner where
+        the maps are large.
+        """
+        if count is None:
+            count = int(np.clip(MEAN_PIXELS // self.sample(1)[0, 0].size, 8, 32))
+        chosen = self.image_set(self.index.iloc[evenly_spaced(len(self), count)])
+        return np.stack([image.numpy() for image, _ in chosen])
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """List `count` of `total` positions, equally far apart; all when there are fewer."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist()
 
 
 class Ranges(NamedTuple):
@@ -25,7 +109,7 @@ class Ranges(NamedTuple):
     low: np.ndarray
     high: np.ndarray
 
-    def of(self, rows: np.ndarray) -> "Ranges":
+    def of(self, rows: np.ndarray) -> Ranges:
         """Choose some of the images, by position."""
         return Ranges(self.names, self.low[rows], self.high[rows])
 
@@ -82,34 +166,3 @@ def _append_range(model: onnx.ModelProto, name: str, shape: list[int]) -> None:
     model.graph.initializer.append(numpy_helper.from_array(axes, f"{name}_axes"))
     for operator, end in (("ReduceMin", "_low"), ("ReduceMax", "_high")):
         model.graph.node.append(helper.make_node(operator, [name, f"{name}_axes"], [f"{name}{end}"], keepdims=0))
-
-
-class _OneBatch(CalibrationDataReader):
-    """A reader of a single batch."""
-
-    def __init__(self, batch: dict[str, np.ndarray]):
-        self.batches = iter([batch])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def collect_histograms(model_path: Path, reader: CalibrationDataReader, method: CalibrationMethod) -> TensorsData:
-    """Find the ranges of a method that looks at histograms: percentile or entropy.
-
-    ONNX Runtime itself would keep all activations of all images until the end (onnxruntime#10503, #21979) and stumble
-    over a short last batch (#18792); here each batch is merged into the histograms at once.
-    """
-    reader.rewind()
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,
-        contextlib.redirect_stdout(io.StringIO()),  # the calibrator prints for every batch
-    ):
-        copied = shutil.copy(model_path, work)  # beside which the calibrator writes
-        augmented = str(Path(work) / "augmented.onnx")
-        calibrator = create_calibrator(copied, augmented_model_path=augmented, calibrate_method=method)
-        for batch in progress(iter(reader.get_next, None), "calibrate", len(reader)):
-            for name, images in batch.items():
-                for part in split_batch(images):  # whose activations are all kept in memory
-                    calibrator.collect_data(_OneBatch({name: part}))
-        return calibrator.compute_data()

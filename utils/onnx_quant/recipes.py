@@ -1,11 +1,10 @@
 """INT8 recipes: the number types that suit a CPU, and variations of them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization import QuantType
 
 from utils.onnx_quant.graph import stem
 
@@ -23,7 +22,6 @@ class Recipe(NamedTuple):
     activation_type: QuantType
     per_channel: bool = True
     reduce_range: bool = False
-    calibrate_method: CalibrationMethod = CalibrationMethod.MinMax
     nodes_to_exclude: tuple[str, ...] = ()
     correct_biases: bool = True
     operators: tuple[str, ...] = EVERY
@@ -34,8 +32,6 @@ class Recipe(NamedTuple):
         """The recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
         words = ["U8S8" if self.activation_type == QuantType.QUInt8 else "S8S8"]  # weights are signed everywhere
         words += ["per-channel"] * self.per_channel + ["reduce-range"] * self.reduce_range
-        if self.calibrate_method != CalibrationMethod.MinMax:
-            words.append(self.calibrate_method.name.lower())
         words += ["uncorrected"] * (not self.correct_biases)
         return " ".join(words) + (f", {self.note}" if self.note else "")
 
@@ -57,34 +53,16 @@ def type_recipes(cpu: dict) -> list[Recipe]:
     return [unsigned] if cpu["vnni"] else [unsigned._replace(reduce_range=True), unsigned]
 
 
-def base_recipe(cpu: dict, prepared_path: Path) -> Recipe:
-    """Return the recipe that the others vary: the CPU's best type, for layers alone in networks that multiply.
-
-    What is multiplied is a gate (squeeze-and-excitation, SiLU, attention): rounded, its errors multiply, too.
-    """
-    best, graph = type_recipes(cpu)[0], onnx.load(prepared_path).graph
-    multiplies = any(node.op_type == "Mul" for node in graph.node)
-    return best._replace(operators=LAYERS_ONLY, note="layers only") if multiplies else best
-
-
-def candidate_recipes(cpu: dict, prepared_path: Path, sensitive: Sequence[str] = ()) -> list[Recipe]:
+def candidate_recipes(cpu: dict, prepared_path: Path) -> list[Recipe]:
     """List the recipes to choose from: the number types, as they are and with the stem in float, and two references.
 
     These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. In
-    networks that multiply, everything but the layers may stay in float. Once it is known which nodes are `sensitive`,
-    up to three more follow that take longer to try: the most sensitive node behind the stem stays in float, or outliers
-    are cut off the ranges (percentile, entropy).
+    networks that multiply, everything but the layers may stay in float: what is multiplied is a gate
+    (squeeze-and-excitation, SiLU, attention), and rounded, its errors multiply, too.
     """
-    types, base = type_recipes(cpu), base_recipe(cpu, prepared_path)
-    stem_nodes = tuple(node.name for node in stem(onnx.load(prepared_path)))
-    spared = [recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types]
-    sparing = [base] if base != types[0] else []
-    first = [*types, *spared, *sparing, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
-    if not sensitive:
-        return first
-    further = [base._replace(calibrate_method=CalibrationMethod[name]) for name in ("Percentile", "Entropy")]
-    outside = [name for name in sensitive if name not in stem_nodes]  # the stem has its candidates above
-    if outside:
-        note = ", ".join(filter(None, [base.note, f"{outside[0]} in float"]))
-        further.insert(0, base._replace(nodes_to_exclude=(outside[0],), note=note))
-    return [*first, *further]
+    types, model = type_recipes(cpu), onnx.load(prepared_path)
+    stem_nodes = tuple(node.name for node in stem(model))
+    recipes = [*types, *(recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types)]
+    if any(node.op_type == "Mul" for node in model.graph.node):
+        recipes.append(types[0]._replace(operators=LAYERS_ONLY, note="layers only"))
+    return [*recipes, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]

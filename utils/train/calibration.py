@@ -5,6 +5,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from utils.cross_validation import OutOfFold
+
 LEAST_COVERAGE = 0.1  # of the images that a threshold of abstention has to answer
 
 
@@ -68,7 +70,12 @@ def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: f
     return 0.0 if lowest["coverage"] == 1 else float(lowest["threshold"])
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, fold_of: np.ndarray, accuracy: float) -> tuple[float, float]:
-    """Fit temperature and abstain threshold to out-of-fold logits (N, C) of the folds `fold_of` (N,)."""
-    probabilities = tempered_out_of_fold(logits, labels, fold_of)
+def calibrate(oof: OutOfFold, index: pd.DataFrame, fold_of: np.ndarray, accuracy: float) -> tuple[float, float]:
+    """Fit temperature and threshold of abstention out of fold, without the test part of `index` (N,).
+
+    `fold_of` (N,) are the folds of the first repeat; `accuracy` is the share of answers that are to be right.
+    """
+    known = (index["split"] != "test").to_numpy()
+    logits, labels = oof.logits[0, known], oof.labels[known]
+    probabilities = tempered_out_of_fold(logits, labels, fold_of[known])
     return fit_temperature(logits, labels), abstain_threshold(probabilities, labels, accuracy)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.plots import COLORS
+from utils.plots import COLORS, intervals
 
 
 def _apart(values: np.ndarray, gap: float) -> np.ndarray:
@@ -57,6 +57,16 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(rows)), rows.index)
     ax.set(ylim=(len(rows) - 0.5, -0.6))
+    return ax
+
+
+def two_scores(section: dict, images: int, tested: int, ax: Axes | None = None) -> Axes:
+    """Draw macro-F1 out of fold and on the test part, as the report's section has them, with intervals."""
+    rows = {f"out of fold, {images} images": "oof", f"test part, {tested} images": "test"}
+    scores = [[section[f"{name}_macro_f1"], *section[f"{name}_macro_f1_ci95"]] for name in rows.values()]
+    table = pd.DataFrame(scores, list(rows), ["score", "low", "high"])
+    ax = intervals(table, ax=ax or plt.gca())
+    ax.set(xlabel="macro-F1, 95 % interval")
     return ax
 
 

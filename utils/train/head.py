@@ -16,7 +16,7 @@ from utils.train.calibration import fit_temperature, to_probabilities
 AXES = 512  # principal ones, at most: the time of a fit grows with their cube
 SHRINKAGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 FOLDS = 3  # to choose shrinkage and features
-AXES_IMAGES = 2000  # rows, at most, to find the axes and to choose on
+AXES_IMAGES = 1000  # rows, at most, to find the axes and to choose on: the time grows with their cube, too
 STEPS = 255  # of 8 bits over the range of all features
 NOTHING = 1e-6  # of the largest variance: what rounding to 32 bits leaves on an axis that there is not
 ABSENT = -1000.0  # logit of a class without rows

@@ -166,33 +166,49 @@ def _auroc(distances: np.ndarray, outside: np.ndarray, weights: np.ndarray) -> n
     return (out @ farther * inside).sum(axis=1) / (out.sum(axis=1) * inside.sum(axis=1))
 
 
-def report_novelty(scored: dict, limit: dict, of_test: np.ndarray) -> dict:
-    """Gather what the report holds; `of_test` (N,) are distances of test images, which had no say in it."""
-    kept = int((of_test <= limit["threshold"]).sum())
-    return {
+def evaluate(
+    fit_network: Callable,
+    table: FeatureTable,
+    index: pd.DataFrame,
+    oof: OutOfFold,
+    fold_of: np.ndarray,
+    shipped: nn.Module,
+) -> tuple[Detector, dict]:
+    """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
+
+    `fold_of` (N,) are the folds behind `oof`. Returns the detector and, for the report: `auroc`, `caught`, `works` and
+    `threshold` with their intervals, and `kept`, the share of the test part that is not called unknown.
+    """
+    known = (index["split"] != "test").to_numpy()
+    scored = score(leave_classes_out(fit_network, table, index[known], fold_of[known], shipped))
+    distances = out_of_fold(oof, shipped, table, index, fold_of)[known]
+    limit = threshold(distances, oof.labels[known], index["group"].to_numpy()[known])
+    detector, test = fit(shipped, table, index[index["split"] == "train"]), index[~known]
+    kept = int((detector.distances(table.last_features_of(shipped, test)) <= limit["threshold"]).sum())
+    return detector, {
         "auroc": scored["auroc"],
         "auroc_ci95": [scored["low"], scored["high"]],
         "caught": scored["caught"],
         "works": scored["works"],
-        "kept": kept / len(of_test),
-        "kept_ci95": wilson_interval(kept, len(of_test)),
+        "kept": kept / len(test),
+        "kept_ci95": wilson_interval(kept, len(test)),
         "threshold": limit["threshold"],
         "threshold_ci95": [limit["low"], limit["high"]],
     }
 
 
-def describe(scored: dict, limit: dict) -> str:
-    """Say in Markdown whether the deployed file will tell photos of other things."""
-    interval = f"AUROC **{scored['auroc']:.2f}** ({scored['low']:.2f} to {scored['high']:.2f})"
-    if np.isnan(scored["auroc"]):
+def describe(report: dict) -> str:
+    """Say in Markdown what `evaluate` reports: whether the deployed file will tell photos of other things."""
+    if np.isnan(report["auroc"]):
         return "Too few groups to leave a class out: whatever the deployed file is shown, it names one of its classes."
-    if not scored["works"]:
+    low, high = report["auroc_ci95"]
+    found = f"Out-of-distribution photos: AUROC **{report['auroc']:.2f}** ({low:.2f} to {high:.2f})"
+    if not report["works"]:
         return (
-            f"Out-of-distribution photos: {interval}; the lower end has to exceed {WORKS}, so detection stays off. "
-            "Whatever the deployed file is shown, it names one of its classes."
+            f"{found}; the lower end has to exceed {WORKS}, so detection stays off: whatever the deployed file is "
+            "shown, it names one of its classes."
         )
     return (
-        f"Out-of-distribution photos: {interval}. Shown a class that it was not trained on, the deployed file says "
-        f"`unknown` {scored['caught']:.0%} of the time: beyond a distance of {limit['threshold']:.2f} "
-        f"({limit['low']:.2f} to {limit['high']:.2f}), which 95 % of the classes' own images keep."
+        f"{found}. Shown a class that it was not trained on, the deployed file says `unknown` {report['caught']:.0%} "
+        f"of the time: beyond a distance of {report['threshold']:.2f}, which 95 % of the classes' own images keep."
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils.config import SEED, InputError, listing, require
+from utils.config import SEED, listing, require
 from utils.cross_validation import fit_and_predict, grouped_folds
 from utils.datasets import ImageDataset
 from utils.intervals import macro_f1_difference_interval
@@ -20,7 +20,7 @@ from utils.train.head import Head
 
 DEFAULT = "minority"
 IMAGES = 1000  # to compare on, at most
-ARTEFACTS = 0.10  # share of varied images of other classes, from which on variation itself is taken for the minority
+ARTEFACTS = 0.10  # share of varied images of other classes, from which on variation itself counts for the minority
 
 
 class Strategy(NamedTuple):
@@ -74,7 +74,12 @@ def compare_on(
     versions: int,
     cache: Path,
 ) -> pd.DataFrame:
-    """Compare the strategies on at most 1,000 images of `index`, none of the test part; → the table of `compare`."""
+    """Compare the strategies on at most 1,000 images of `index`, none of the test part; → the table of `compare`.
+
+    It is empty where no class is short of images.
+    """
+    if not minority:
+        return pd.DataFrame()
     classes = sorted(index["class"].unique())
     known = index[index["split"] != "test"]
     known = known.sample(min(IMAGES, len(known)), random_state=SEED).sort_index()
@@ -125,31 +130,38 @@ def _artefact_rate(predicted: np.ndarray, image_of: np.ndarray, labels: np.ndarr
     return float((after & ~before).mean()) if others.any() else 0.0
 
 
-def choose(compared: pd.DataFrame) -> tuple[str, str]:
-    """Choose a strategy by the table of `compare`; → its key, and why.
+def choose(
+    augment: str | None, compared: pd.DataFrame, minority: Sequence[str], classes: Sequence[str]
+) -> tuple[Strategy, dict[str, str]]:
+    """Take the strategy that the setting AUGMENT names or, if that is None, choose one by the table of `compare`.
 
-    Varying the minority only, unless another strategy is better beyond doubt, or unless variation gives the class away.
+    That is to vary the minority only, unless another strategy is better beyond doubt, or unless variation gives the
+    class away. Returns it, and its `name` and the `reason` for the report. Raises InputError where AUGMENT makes no
+    sense.
     """
+    classes = list(classes)
+    known = strategies([classes.index(name) for name in minority], len(classes))
+    require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
+    if augment:
+        key, reason = augment, "as AUGMENT says"
+    elif compared.empty:
+        key, reason = "none", "no class is short of images, so there is nothing to balance"
+    else:
+        key, reason = _best(compared)
+    return known[key], {"name": known[key].name, "reason": reason}
+
+
+def _best(compared: pd.DataFrame) -> tuple[str, str]:
     better = compared[compared["low"] > 0]
     if len(better):
         key = str(better["macro_f1"].idxmax())
         gain, low, high = better.loc[key, ["difference", "low", "high"]]
         return key, f"better than augmenting the minority only: macro-F1 {gain:+.3f} ({low:+.3f} to {high:+.3f})"
-    artefacts = compared.loc[DEFAULT, "artefact_rate"]
-    if artefacts > ARTEFACTS:
-        key = str(compared.loc[["none", "class weights", "oversampling"], "macro_f1"].idxmax())
+    rates = compared["artefact_rate"]
+    if rates[DEFAULT] > ARTEFACTS:
+        key = str(compared.loc[rates <= ARTEFACTS if (rates <= ARTEFACTS).any() else rates.index, "macro_f1"].idxmax())
         return key, (
-            f"augmenting the minority only marks it: {artefacts:.0%} of the other classes' images are taken for it "
-            "once they are turned and mirrored"
+            f"with augmentation of the minority only, {rates[DEFAULT]:.0%} of the other classes' images are taken for "
+            f"it once they are turned and mirrored; so, {rates[key]:.0%}"
         )
     return DEFAULT, "no other strategy is better beyond doubt"
-
-
-def named(augment: str, minority: Sequence[str], classes: Sequence[str]) -> Strategy:
-    """Look a strategy up by the setting AUGMENT. Raises InputError for one that makes no sense."""
-    classes = list(classes)
-    require(set(minority) <= set(classes), f"MINORITY {minority}: there are only {listing(classes)}")
-    known = strategies([classes.index(name) for name in minority], len(classes))
-    if augment not in known:
-        raise InputError(f"AUGMENT {augment!r}: use None or one of {listing(known)}")
-    return known[augment]

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import InputError, require
+from utils.datasets import ImageDataset, make_loader
 from utils.metrics import cross_entropy, macro_f1
-from utils.model import DEVICE, classifier_names, one_thread_if_small
+from utils.model import DEVICE, classifier_names, one_thread_if_small, predict
 
 HISTORY = ["train_loss", "valid_loss", "valid_macro_f1"]
 HEAD_RATE = 3  # times the learning rate of the pretrained layers
@@ -70,12 +71,22 @@ def train_epoch(
                 schedule.step()
             total += loss.item() * len(labels)
             seen += len(labels)
-    return total / seen
+    return total / seen if seen else math.nan  # of a single image batch norm cannot learn: the loader has none
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return cross-entropy and macro-F1 of logits (N, C) for labels (N,)."""
     return cross_entropy(logits, labels), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
+
+
+def check_reloaded(model: nn.Module, valid: ImageDataset, metrics: dict) -> None:
+    """Make sure that a network read from disk is that of the best epoch, by its loss on the validation images."""
+    loss, _ = score(*predict(model, make_loader(valid)))
+    require(
+        bool(np.isclose(loss, metrics["valid_loss"], rtol=0.02, atol=1e-3)),
+        f"the checkpoint has a validation loss of {loss:.4f}, its best epoch had {metrics['valid_loss']:.4f}: "
+        "run train.ipynb again",
+    )
 
 
 def best_epoch(history: pd.DataFrame) -> int:
