@@ -89,7 +89,7 @@ def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_imag
     oof = OutOfFold(logits[None], misleading, [], trained_on=0.7)
     temperature, threshold = calibrate(oof, index, np.arange(8000) % 5, accuracy=0.9)
     assert temperature == pytest.approx(3, rel=0.1)
-    logits, labels = answers(4000, 3.0, seed=1)
+    logits, labels = answers(8000, 3.0, seed=10)
     probabilities = softmax(logits / temperature, axis=1)
     answered = probabilities.max(axis=1) >= threshold
     assert 0.3 < answered.mean() < 0.9
