@@ -9,13 +9,12 @@ other seeds and on the embedded images with efficientnet_lite0.
 
 import numpy as np
 import pandas as pd
-from utils.train.power_law import forecast
 
 from bench.folds import read_images
 from utils.config import SEED
 from utils.metrics import macro_f1
-from utils.train.head import Views
-from utils.train.learning_curve import trace_curve
+from utils.train.feature_table import FeatureTable
+from utils.train.learning_curve import forecast, trace_curve
 
 DRAWS = 5
 COUNTS = (100, 100, 100, 40)  # images of the classes made up
@@ -23,14 +22,14 @@ FEATURES, IN_GROUP = 80, 4
 MADE_UP = ((0.5, 31), (0.4, 32), (0.3, 33))
 
 
-def make_up(apart: float, seed: int) -> Views:
+def make_up(apart: float, seed: int) -> FeatureTable:
     """Draw classes whose images come in groups of four that resemble each other."""
     generator, labels = np.random.default_rng(seed), np.repeat(np.arange(len(COUNTS)), COUNTS)
     groups = np.arange(len(labels)) // IN_GROUP
     centers = apart * generator.normal(size=(len(COUNTS), FEATURES))
     objects = 1.2 * generator.normal(size=(groups[-1] + 1, FEATURES)) * np.geomspace(0.3, 2, FEATURES)
     features = centers[labels] + objects[groups] + generator.normal(size=(len(labels), FEATURES))
-    return Views((features + 5).astype(np.float32), np.arange(len(labels)).astype(str), labels, groups)
+    return FeatureTable((features + 5).astype(np.float32), np.arange(len(labels)).astype(str), labels, groups)
 
 
 def halve(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
@@ -44,14 +43,14 @@ def halve(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator
     return list(halves)
 
 
-def foretell(views: Views) -> pd.DataFrame:
+def foretell(table: FeatureTable) -> pd.DataFrame:
     """Foretell from halves; → a row each: what was expected, what came, and whether that is within the interval."""
-    num_classes, generator, rows = views.labels.max() + 1, np.random.default_rng(SEED), []
-    answers = trace_curve(views, num_classes, shares=(1,)).answers[0, 0]
-    reached = macro_f1(views.labels, answers, num_classes)
-    for half in [half for _ in range(DRAWS) for half in halve(views.labels, views.groups, generator)]:
-        curve = trace_curve(views.take(half), num_classes)
-        expected = forecast(curve, [2 * curve.sizes[-1]], curve.spread()).iloc[0]
+    num_classes, generator, rows = table.labels.max() + 1, np.random.default_rng(SEED), []
+    answers = trace_curve(table, num_classes, shares=(1,)).answers[0, 0]
+    reached = macro_f1(table.labels, answers, num_classes)
+    for half in [half for _ in range(DRAWS) for half in halve(table.labels, table.groups, generator)]:
+        curve = trace_curve(table.take(half), num_classes)
+        expected = forecast(curve, [2 * curve.sizes[-1]], curve.deviation()).iloc[0]
         before = macro_f1(curve.labels, curve.answers[-1, 0], num_classes)
         gained = macro_f1(curve.labels, answers[half], num_classes) - before
         row = {"before": before, "foretold": expected["macro_f1"], "reached": reached}
@@ -66,11 +65,10 @@ def foretell(views: Views) -> pd.DataFrame:
 def main() -> None:
     """Print a row per set of images: means over halves."""
     caption, images = read_images(__doc__)
-    groups = images.index["group"].factorize()[0]
-    sets = {caption: Views(images.features, images.index["path"].to_numpy(), images.labels, groups)}
-    sets |= {f"made up {apart} {seed}": make_up(apart, seed) for apart, seed in MADE_UP}
-    table = pd.DataFrame({name: foretell(views).mean() for name, views in sets.items()}).T
-    print(table.round(3).to_string())
+    paths = images.index["path"].to_numpy()
+    sets = {caption: FeatureTable(images.features, paths, images.labels, images.groups, images.sizes)}
+    sets.update({f"made up {apart} {seed}": make_up(apart, seed) for apart, seed in MADE_UP})
+    print(pd.DataFrame({name: foretell(table).mean() for name, table in sets.items()}).T.round(3).to_string())
 
 
 if __name__ == "__main__":

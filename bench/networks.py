@@ -9,28 +9,26 @@ import time
 from pathlib import Path
 
 import numpy as np
-from utils.train.discriminant import fit_layer
+import pandas as pd
 
 from bench.options import parse_options
-from utils.cross_validation import grouped_folds
+from utils.cross_validation import out_of_fold
 from utils.eda import networks
 from utils.features import extract_features
 from utils.metrics import macro_f1
 from utils.split import load_index, separable_groups
+from utils.train.head import Head
 
 BUDGETS_MS = [None, 2.0, 0.5]
 
 
-def head_out_of_fold(name: str, folder: Path, index, cache: Path) -> float:
+def head_out_of_fold(name: str, folder: Path, index: pd.DataFrame, cache: Path) -> float:
     """Fit train.ipynb's head to a network's frozen features, out of fold; → macro-F1 on all images."""
-    classes, groups = sorted(index["class"].unique()), separable_groups(index).factorize()[0]
     network, loader = networks.load(name, folder, index)
     features, labels = extract_features(network, loader, cache), np.array(loader.dataset.labels)
-    answers = np.zeros(len(labels), dtype=int)
-    for train, test in grouped_folds(labels, groups):
-        weight, bias = fit_layer(features[train], labels[train], groups[train], len(classes)).layer
-        answers[test] = (features[test] @ weight.T + bias).argmax(axis=1)
-    return macro_f1(labels, answers, len(classes))
+    groups = separable_groups(index).factorize()[0]
+    (probabilities,) = out_of_fold(Head(network.sizes), features, labels, groups, repeats=1)
+    return macro_f1(labels, probabilities.argmax(axis=1), probabilities.shape[1])
 
 
 def main() -> None:

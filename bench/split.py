@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from tqdm import trange
 
-from bench.notebooks import run_cells
+from bench.notebooks import define_training, run_cells
 from utils.config import ROOT, run_folder
 from utils.images import scan_folder
 from utils.metrics import macro_f1
 from utils.split import PARTS, minority_classes, name_groups, split_index
-from utils.train.training import default_epochs
 
 DATA = ROOT / "data" / "train"
 
@@ -22,16 +21,9 @@ DATA = ROOT / "data" / "train"
 def prepare(index: pd.DataFrame) -> dict:
     """Take transforms, features and training from train.ipynb, for the table of images given."""
     names = run_cells("train", ["imports", "parameters"], {})
-    names.update(
-        ARCH="conv_net",
-        data=DATA,
-        run=run_folder("bench"),
-        index=index,
-        classes=sorted(index["class"].unique()),
-        augmented=minority_classes(index["class"]),
-        epochs=default_epochs("conv_net"),
-    )
-    return run_cells("train", ["transforms", "views", "fit"], names)
+    names.update(ARCH="conv_net", AUGMENT="minority", data=DATA, run=run_folder("bench"), index=index)
+    names.update(classes=sorted(index["class"].unique()), minority=minority_classes(index["class"]))
+    return define_training(names)
 
 
 def score(names: dict, index: pd.DataFrame, seed: int) -> float:
@@ -39,7 +31,7 @@ def score(names: dict, index: pd.DataFrame, seed: int) -> float:
     split = split_index(index, seed)
     parts = {part: index[split == part] for part in PARTS}
     model = names["fit"](parts["train"], parts["valid"])
-    logits, labels = names["views"].predict(model, parts["test"])
+    logits, labels = names["table"].predict(model, parts["test"])
     return macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
 
 

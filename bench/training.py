@@ -13,14 +13,38 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
 
-from bench.notebooks import run_cells
+from bench.notebooks import define_training, run_cells
 from bench.options import Options, parse_options
 from utils.config import project_path, seed_everything
+from utils.cross_validation import out_of_fold
+from utils.datasets import make_loader
+from utils.features import extract_features
+from utils.model import build_model, predict, replace_classifier
+from utils.split import load_index
+from utils.train.head import Head
+from utils.train.training import Record, score, train_epoch
 
 PLAIN_EPOCHS = 6
 COUNTS = (300, 3_000, 10_000)
 GROW = "import bench.training as bench, sys; bench.grow(int(sys.argv[1]))"
+
+
+class TimedRecord(Record):
+    """A record that also keeps the seconds, from its making on, until each epoch was done."""
+
+    def __init__(self):
+        super().__init__()
+        self.started = time.perf_counter()
+        self.seconds = []
+
+    def add(self, *epoch) -> None:
+        """Add an epoch, and when it was done."""
+        self.seconds.append(time.perf_counter() - self.started)
+        super().add(*epoch)
 
 
 def main() -> None:
@@ -35,102 +59,70 @@ def main() -> None:
 
 def race(options: Options) -> None:
     """Train both ways and print what each reached, and when."""
-    from utils.model import predict
-    from utils.split import load_index
-    from utils.train.training import score
-
     index = load_index(options.run / "split.csv", options.data)
     parts = {part: index[index["split"] == part] for part in ("train", "valid", "test")}
     names = run_cells("train", ["imports", "parameters"], {})
-    names.update(data=options.data, index=index, classes=sorted(index["class"].unique()), ARCH=options.arch)
+    names.update(ARCH=options.arch, AUGMENT="none", data=options.data, index=index, minority=[])
+    names["classes"] = sorted(index["class"].unique())
     print(f"{options.arch}, {len(parts['train'])} training images")
     print(f"{'':22}{'epoch':>6}{'seconds':>9}{'valid':>8}{'test':>8}")
     for name, train in {"head, then fine-tuning": as_the_notebook, "plain fine-tuning": plainly}.items():
         run_cells("train", ["transforms"], names)
         seed_everything(names["SEED"])
-        record = timed_record()
+        record = TimedRecord()
         model = train(names, parts, record)
         best = record.history["valid_macro_f1"].idxmax()
-        test = names["make_loader"](names["image_set"](parts["test"]), 64)
-        _, test_macro_f1 = score(*predict(model, test))
+        _, test_macro_f1 = score(*predict(model, make_loader(names["image_set"](parts["test"]))))
         epoch = best + 1 if train is plainly else best  # only the notebook's has an epoch 0, the head alone
         valid_macro_f1 = record.history["valid_macro_f1"][best]
         print(f"{name:22}{epoch:6}{record.seconds[best]:9.1f}{valid_macro_f1:8.3f}{test_macro_f1:8.3f}", flush=True)
 
 
-def timed_record():
-    """Make a record of a training that also keeps the seconds, from now on, until each epoch was done."""
-    from utils.train.training import Record
-
-    class TimedRecord(Record):
-        def __init__(self):
-            super().__init__()
-            self.started = time.perf_counter()
-            self.seconds = []
-
-        def add(self, *epoch) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
-            super().add(*epoch)
-
-    return TimedRecord()
-
-
-def as_the_notebook(names: dict, parts: dict, record):
+def as_the_notebook(names: dict, parts: dict[str, pd.DataFrame], record: Record) -> torch.nn.Module:
     """Extract features and train as train.ipynb does, but, as the plain loop, without augmentation; → the network."""
-    from utils.train.training import default_epochs
-
     with tempfile.TemporaryDirectory() as folder:
-        names.update(run=Path(folder), augmented=[], epochs=default_epochs(names["ARCH"]))
-        run_cells("train", ["views", "fit"], names)
+        names["run"] = Path(folder)
+        define_training(names)
         return names["fit"](parts["train"], parts["valid"], record)
 
 
-def plainly(names: dict, parts: dict, record):
+def plainly(names: dict, parts: dict[str, pd.DataFrame], record: Record) -> torch.nn.Module:
     """Fine-tune from a random last layer, all weights at one rate; → the network."""
-    import torch
-
-    from utils.model import predict, replace_classifier
-    from utils.train.training import train_epoch
-
     model, dataset = names["backbone"], names["image_set"](parts["train"])
     replace_classifier(model, len(names["classes"]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=names["LEARNING_RATE"])
-    valid_loader = names["make_loader"](names["image_set"](parts["valid"]), 64)
-    record.start(model, optimizer, None)
+    valid = make_loader(names["image_set"](parts["valid"]))
     for epoch in range(1, PLAIN_EPOCHS + 1):
-        loss = train_epoch(model, names["make_loader"](dataset, names["BATCH_SIZE"], epoch=epoch), optimizer)
-        record.add(loss, *predict(model, valid_loader))
-    return record.best_model()
+        loss = train_epoch(model, make_loader(dataset, names["BATCH_SIZE"], epoch=epoch), optimizer)
+        record.add(model, loss, *predict(model, valid))
+    return record.best_model(model)
+
+
+class Noise(Dataset):
+    """So many images of noise in 50 classes, which differ in brightness."""
+
+    def __init__(self, count: int):
+        self.labels = np.arange(count) % 50
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        generator = torch.Generator().manual_seed(position)
+        label = int(self.labels[position])
+        return torch.randn(3, 64, 64, generator=generator) + label / 25, label
 
 
 def grow(count: int) -> None:
     """Fit and cross-validate a head on made-up images, and print seconds and memory."""
-    import torch
-
-    from utils.datasets import make_loader
-    from utils.features import extract_features
-    from utils.model import build_model
-    from utils.train.head import Views, fit_head
-    from utils.train.strategies import heads_out_of_fold
-
-    labels = np.arange(count) % 50
-
-    class Noise(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return count
-
-        def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-            generator = torch.Generator().manual_seed(position)
-            return torch.randn(3, 64, 64, generator=generator) + labels[position] / 25, int(labels[position])
-
     model, _ = build_model("conv_net")
+    dataset, head = Noise(count), Head(model.sizes, 50)
     times = [time.perf_counter()]
-    features = extract_features(model, make_loader(Noise(), 64))
+    features = extract_features(model, make_loader(dataset))
     times.append(time.perf_counter())
-    views = Views(features, paths=np.arange(count), labels=labels, groups=np.arange(count))
-    fit_head(views, 50)
+    head.fit(features, dataset.labels)
     times.append(time.perf_counter())
-    heads_out_of_fold([(views, None)])
+    out_of_fold(head, features, dataset.labels, np.arange(count), repeats=1)
     times.append(time.perf_counter())
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1e3
     first, second, third = np.diff(times)
