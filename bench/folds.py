@@ -13,7 +13,7 @@ from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.config import SEED
-from utils.cross_validation import assign_folds, fold_parts
+from utils.cross_validation import fold_parts, plan_folds
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import extract_features
 from utils.metrics import macro_f1
@@ -61,7 +61,7 @@ def halve(index: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:
 
 def out_of_fold(images: Images, folds: int, validate: bool, seed: int) -> float:
     """Score heads that saw neither what they are asked nor, with `validate`, the fold that would choose the epoch."""
-    fold_of = assign_folds(images.index["class"], images.index["group"], folds, 1, seed)[0]
+    fold_of = plan_folds(images.index, folds, 1, seed)[0]
     answers = np.zeros(len(fold_of), dtype=int)
     for test, valid in fold_parts(images.index["class"], fold_of):
         answers[test] = images.ask(~test & ~(valid & validate), test)

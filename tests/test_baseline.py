@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.cross_validation import OutOfFold, assign_folds, fold_parts
+from utils.cross_validation import OutOfFold, fold_parts, plan_folds
 from utils.train import baseline
 from utils.train.feature_table import FeatureTable
 
@@ -18,7 +18,7 @@ def known() -> tuple[FeatureTable, pd.DataFrame, np.ndarray]:
     index = pd.DataFrame({"path": np.arange(120).astype(str), "class": np.array(list("abc"))[labels]})
     index["group"] = np.arange(120) // 2
     table = FeatureTable(features, index["path"].to_numpy(), labels, index["group"].to_numpy(), sizes=[50, 20])
-    return table, index, assign_folds(index["class"], index["group"], folds=5, repeats=2)
+    return table, index, plan_folds(index, folds=5, repeats=2)
 
 
 def recipe(labels: np.ndarray, wrong: float) -> OutOfFold:

@@ -15,7 +15,7 @@ from utils.datasets import Augmentation, ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model
 from utils.train.feature_table import FeatureTable
-from utils.train.strategies import Strategy, choose, compare, compare_on, named, strategies
+from utils.train.strategies import Strategy, choose, compare, compare_on, strategies
 
 CLASSES = ["a", "b", "rare"]
 
@@ -41,7 +41,7 @@ def a_table(counts: tuple = (6, 6, 2), versions: int = 1) -> FeatureTable:
     ],
 )
 def test_each_strategy_trains_on_what_it_says(name, counts):
-    table, strategy = a_table(), named(name, ["rare"], CLASSES)
+    table, strategy = a_table(), choose(name, pd.DataFrame([1]), ["rare"], CLASSES)[0]
     assert np.bincount(table.labels[strategy.rows(table)]).tolist() == counts
     assert (strategy.class_weight == "balanced") == (name == "class weights")
     index = pd.DataFrame({"class": np.array(CLASSES)[table.labels[:14]]})
@@ -56,9 +56,9 @@ def test_every_image_is_there_before_one_is_repeated():
 
 def test_settings_that_make_no_sense_are_named():
     with pytest.raises(InputError, match="AUGMENT 'some': use None or one of minority, none, all, class weights"):
-        named("some", ["rare"], CLASSES)
+        choose("some", pd.DataFrame(), ["rare"], CLASSES)
     with pytest.raises(InputError, match=r"MINORITY \['rarest'\]: there are only a, b, rare"):
-        named("none", ["rarest"], CLASSES)
+        choose("none", pd.DataFrame(), ["rarest"], CLASSES)
 
 
 # --- which one ships
@@ -74,21 +74,30 @@ def compared(**rows: tuple[float, float, float]) -> pd.DataFrame:
     return table.assign(macro_f1=0.8 + table["difference"])
 
 
+def chosen(**rows: tuple[float, float, float]) -> tuple[str, str]:
+    strategy, found = choose(None, compared(**rows), ["rare"], CLASSES)
+    assert strategy.name == found["name"]
+    return found["name"], found["reason"]
+
+
 def test_minority_only_ships_unless_there_is_a_reason():
-    assert choose(compared()) == ("minority", "no other strategy is better beyond doubt")
-    assert choose(compared(all=(0.05, -0.001, 0.0), minority=(0.0, 0.0, 0.10)))[0] == "minority"
+    assert chosen() == ("minority only", "no other strategy is better beyond doubt")
+    assert chosen(all=(0.05, -0.001, 0.0), minority=(0.0, 0.0, 0.10))[0] == "minority only"
+    assert choose(None, pd.DataFrame(), [], CLASSES)[0] == Strategy("none"), "there is no minority"
+    assert choose("all", compared(), ["rare"], CLASSES)[1]["reason"] == "as AUGMENT says"
 
 
 def test_a_strategy_that_is_better_beyond_doubt_ships_with_the_difference():
-    key, reason = choose(compared(none=(0.02, 0.01, 0.0), class_weights=(0.04, 0.015, 0.0), all=(0.09, -0.1, 0.0)))
-    assert key == "class weights"
+    name, reason = chosen(none=(0.02, 0.01, 0.0), class_weights=(0.04, 0.015, 0.0), all=(0.09, -0.1, 0.0))
+    assert name == "class weights"
     assert reason == "better than augmenting the minority only: macro-F1 +0.040 (+0.015 to +0.065)"
 
 
 def test_variation_that_is_a_mark_stops_it():
-    key, reason = choose(compared(minority=(0.0, 0.0, 0.4), all=(0.03, -0.1, 0.0), oversampling=(0.01, -0.1, 0.0)))
-    assert key == "oversampling", "the best of those that vary nothing"
-    assert "marks it: 40% of the other classes' images" in reason
+    rows = {"minority": (0.0, 0.0, 0.4), "none": (0.06, -0.1, 0.5), "all": (0.03, -0.1, 0.02)}
+    name, reason = chosen(**rows, class_weights=(0.0, -0.1, 0.3), oversampling=(0.01, -0.1, 0.3))
+    assert name == "all classes", "the best of those under which turned photos stay what they are"
+    assert "40% of the other classes' images are taken for it" in reason and "so, 2%" in reason
 
 
 def clouds(per_class: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

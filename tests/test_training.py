@@ -16,7 +16,7 @@ from bench.notebooks import run_cells
 from utils import model as model_module
 from utils.checkpoint import load_folds, save_checkpoint, save_folds
 from utils.config import InputError, seed_everything
-from utils.cross_validation import assign_folds, cross_validate
+from utils.cross_validation import cross_validate, plan_folds
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import fingerprint
 from utils.images import scan_folder
@@ -162,7 +162,7 @@ def test_every_image_is_predicted_once_by_a_network_that_saw_nothing_of_its_grou
         model.parts.append(test)
         return np.tile(test.index.to_numpy()[:, None], 2), (test["class"] == "tomato").to_numpy(int)
 
-    fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=2)
+    fold_of = plan_folds(index, folds=3, repeats=2)
     found = cross_validate(index, fold_of, fit, answer, ConvNet(2))
     assert found.logits.shape == (2, len(index), 2)
     assert (found.logits == index.index.to_numpy()[None, :, None]).all() and len(rounds) == 6
@@ -174,7 +174,7 @@ def test_every_image_is_predicted_once_by_a_network_that_saw_nothing_of_its_grou
         assert len(train_part) + len(valid) + len(test) == len(index)
     assert sorted(file for network in found.networks for file in network["files"]) == sorted(index["path"])
     with pytest.raises(InputError, match="FOLDS is 2: at least 3"):
-        assign_folds(index["class"], index["group"], folds=2, repeats=1)
+        plan_folds(index, folds=2, repeats=1)
 
 
 def test_a_class_of_three_groups_costs_the_others_no_training_images():
@@ -191,7 +191,7 @@ def test_a_class_of_three_groups_costs_the_others_no_training_images():
         assert set(train_part["class"]) == {"a", "b", "rare"}
         return ConvNet(3)
 
-    fold_of = assign_folds(index["class"], index["group"], folds=7, repeats=1)
+    fold_of = plan_folds(index, folds=7, repeats=1)
     found = cross_validate(index, fold_of, fit, lambda model, test: (np.zeros((len(test), 3)), 0), ConvNet(3))
     assert len(trained_on) == 7 and min(trained_on) > 0.65 and max(trained_on) < 0.77
     assert found.trained_on == pytest.approx(np.mean(trained_on))
@@ -211,7 +211,7 @@ def test_the_networks_of_the_folds_are_rebuilt_from_the_shipped_one_without_pret
 ):
     names, index = notebook_training(data, tmp_path, epochs), data[1]
     before = copy.deepcopy(names["backbone"].state_dict())
-    fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=1)
+    fold_of = plan_folds(index, folds=3, repeats=1)
     trained = names["fit"](index[fold_of[0] > 0], index[fold_of[0] == 0])
     details = DETAILS | {"preprocessing": names["preprocessing"]}
     save_checkpoint(tmp_path / "fine_tuned_conv_net.pth", trained, **details)
@@ -246,7 +246,7 @@ def test_folds_of_another_training_or_split_are_refused_with_the_next_step(tmp_p
 def test_the_same_seed_gives_the_same_predictions(data, tmp_path):
     def predictions(seed: int) -> np.ndarray:
         names, index = notebook_training(data, tmp_path, 1, seed), data[1]
-        fold_of = assign_folds(index["class"], index["group"], folds=3, repeats=1)
+        fold_of = plan_folds(index, folds=3, repeats=1)
         torch.rand(5)  # whatever else was drawn before
         return cross_validate(index, fold_of, names["fit"], names["views"].predict, ConvNet(2)).logits
 
