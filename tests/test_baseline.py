@@ -31,13 +31,14 @@ def recipe(labels: np.ndarray, wrong: float) -> OutOfFold:
 @pytest.mark.parametrize("wrong", [0.3, 0.0])
 def test_a_recipe_that_is_worse_than_the_baseline_is_so_beyond_doubt(known, wrong):
     table, index, fold_of = known
-    found = baseline.compare(table, index, fold_of, recipe(table.labels, wrong))
+    section = baseline.report_scores(recipe(table.labels, wrong), table, index, fold_of)
+    found = section["baseline"]
     low, high = found["difference_ci95"]
     assert found["macro_f1"] > 0.9, "the last block alone knows the classes"
     assert found["chance"] == pytest.approx(1 / 3) and found["ci95"][0] <= found["macro_f1"] <= found["ci95"][1]
     assert low <= found["difference"] <= high
     assert (high < 0) if wrong else (low < 0 <= found["difference"])
-    rows = baseline.tabulate({"score": 0.7, "low": 0.6, "high": 0.8}, found)
+    rows = baseline.tabulate(section)
     assert rows.index.tolist() == ["this recipe, out of fold", "plain baseline", "chance", "recipe less baseline"]
     assert rows.loc["recipe less baseline"].tolist() == [found["difference"], low, high]
 
@@ -60,7 +61,7 @@ def test_it_is_trained_on_what_the_recipe_was_trained_on(known, monkeypatch):
         return predict(features, labels, groups, given, name)
 
     monkeypatch.setattr(baseline, "fit_and_predict", noted)
-    baseline.compare(table, index, fold_of, recipe(table.labels, 0))
+    baseline.report_scores(recipe(table.labels, 0), table, index, fold_of)
     parts = [part for folds in fold_of for part in fold_parts(index["class"], folds)]
     for (_, train, test), (is_test, is_valid) in zip(jobs, parts, strict=True):
         assert (np.flatnonzero(is_test) == test).all() and (np.flatnonzero(~is_test & ~is_valid) == train).all()
@@ -73,5 +74,5 @@ def test_labels_that_mean_nothing_give_chance(known):
     features = np.repeat(generator.normal(size=(60, 70)), 2, axis=0).astype(np.float32)
     labels = np.repeat(generator.permutation(np.arange(60) % 3), 2)
     random = table._replace(features=features, labels=labels)
-    found = baseline.compare(random, index, fold_of, recipe(labels, 0.0))
-    assert found["macro_f1"] < 0.5
+    found = baseline.report_scores(recipe(labels, 0.0), random, index, fold_of)
+    assert found["baseline"]["macro_f1"] < 0.5

@@ -1,9 +1,11 @@
 """Probabilities, measured against cases whose truth is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import softmax
 
+from utils.cross_validation import OutOfFold
 from utils.metrics import cross_entropy, expected_calibration_error, reliability
 from utils.train.calibration import (
     abstain_threshold,
@@ -82,7 +84,10 @@ def test_a_threshold_that_answers_less_than_a_tenth_is_none(sure, expected):
 
 def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_images():
     logits, labels = answers(4000, 3.0)
-    temperature, threshold = calibrate(logits, labels, np.arange(4000) % 5, accuracy=0.9)
+    index = pd.DataFrame({"split": np.where(np.arange(4000) < 3600, "train", "test")})
+    spoilt = np.where((index["split"] == "test").to_numpy()[:, None], -logits, logits)  # the test part has no say
+    oof = OutOfFold(spoilt[None], labels, [], 0.7)
+    temperature, threshold = calibrate(oof, index, np.arange(4000) % 5, accuracy=0.9)
     assert temperature == pytest.approx(3, rel=0.1)
     logits, labels = answers(4000, 3.0, seed=1)
     probabilities = softmax(logits / temperature, axis=1)
