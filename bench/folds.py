@@ -5,11 +5,11 @@ class three: a head is trained on its training part, as the shipped one is, and 
 the truth, which out-of-fold scores on someone's data should equal on average.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from utils.train.discriminant import fit_layer
 
 from bench.options import parse_options
 from utils.config import SEED
@@ -19,23 +19,29 @@ from utils.features import extract_features
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.split import load_index, separable_groups, split_index
+from utils.train.head import Head
 
 DRAWS = 20
 WAYS = {"5 of 7 folds": (7, True), "6 of 7 folds": (7, False), "one of 3 folds": (3, True)}  # to train on
 
 
 class Images(NamedTuple):
-    """The table, and its images' features (N, D) and labels (N,)."""
+    """The table, and its images' features (N, D) of blocks of these `sizes`, and labels (N,)."""
 
     index: pd.DataFrame
     features: np.ndarray
     labels: np.ndarray
+    sizes: Sequence[int]
 
-    def ask(self, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Train a head on some images, by mask or position, and ask it about others; → positions of classes."""
-        groups = self.index["group"].factorize()[0]
-        weight, bias = fit_layer(self.features[known], self.labels[known], groups[known], self.labels.max() + 1).layer
-        return (self.features[asked] @ weight.T + bias).argmax(axis=1)
+    @property
+    def groups(self) -> np.ndarray:
+        """The groups (N,), as numbers."""
+        return self.index["group"].factorize()[0]
+
+    def predict(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        """Fit a head to some images, by mask or position, and predict others; → labels."""
+        head = Head(self.sizes, self.labels.max() + 1)
+        return head.fit(self.features[train], self.labels[train], self.groups[train]).predict(self.features[test])
 
     def score(self, answers: np.ndarray) -> float:
         """Score an answer to every image."""
@@ -43,7 +49,7 @@ class Images(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Images":
         """Select images."""
-        return Images(self.index[rows].reset_index(drop=True), self.features[rows], self.labels[rows])
+        return Images(self.index[rows].reset_index(drop=True), self.features[rows], self.labels[rows], self.sizes)
 
 
 def halve(index: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:
@@ -60,11 +66,11 @@ def halve(index: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:
 
 
 def out_of_fold(images: Images, folds: int, validate: bool, seed: int) -> float:
-    """Score heads that saw neither what they are asked nor, with `validate`, the fold that would choose the epoch."""
+    """Score heads that saw neither what they predict nor, with `validate`, the fold that would choose the epoch."""
     fold_of = plan_folds(images.index, folds, 1, seed)[0]
     answers = np.zeros(len(fold_of), dtype=int)
     for test, valid in fold_parts(images.index["class"], fold_of):
-        answers[test] = images.ask(~test & ~(valid & validate), test)
+        answers[test] = images.predict(~test & ~(valid & validate), test)
     return images.score(answers)
 
 
@@ -75,8 +81,9 @@ def read_images(documentation: str) -> tuple[str, Images]:
     index["group"] = separable_groups(index)
     model, preprocessing = build_model(arch)
     dataset = ImageDataset(data, index, sorted(index["class"].unique()), evaluation_transform(preprocessing))
-    features, labels = extract_features(model, make_loader(dataset, 64), run / "features"), np.array(dataset.labels)
-    return f"{len(index)} images, {labels.max() + 1} classes, {arch}", Images(index, features, labels)
+    features = extract_features(model, make_loader(dataset), run / "features")
+    images = Images(index, features, np.array(dataset.labels), model.sizes)
+    return f"{len(index)} images, {images.labels.max() + 1} classes, {arch}", images
 
 
 def main() -> None:
@@ -86,7 +93,7 @@ def main() -> None:
         half = halve(images.index, generator)
         someones, train = images.take(half == 0), np.zeros(len(half), dtype=bool)
         train[half == 0] = (split_index(someones.index, SEED + draw) == "train").to_numpy()
-        truth = images.take(half == 1).score(images.ask(train, half == 1))
+        truth = images.take(half == 1).score(images.predict(train, half == 1))
         scores = {name: out_of_fold(someones, *way, SEED + draw) - truth for name, way in WAYS.items()}
         rows.append({"truth": truth, "share": train.sum() / len(someones.labels)} | scores)
     table = pd.DataFrame(rows)

@@ -16,6 +16,25 @@ def run_cells(notebook: str, tags: Sequence[str], names: dict) -> dict:
     return names
 
 
+def define_training(names: dict) -> dict:
+    """Define `fit` as train.ipynb does, with what it reads, for the variables `names`; → these.
+
+    Among them are those of its cells imports and parameters, with AUGMENT set, and data, run, index, classes, minority.
+    """
+    from utils.train import feature_table, strategies, training
+
+    run_cells("train", ["transforms"], names)
+    strategy, _ = strategies.choose(names["AUGMENT"], None, names["minority"], names["classes"])
+    augmented = [names["classes"][label] for label in strategy.augmented]
+    epochs = names["FINE_TUNE_EPOCHS"]
+    names.update(strategy=strategy, augmented=augmented)
+    names["epochs"] = training.default_epochs(names["ARCH"]) if epochs is None else epochs
+    versions = dict.fromkeys(augmented, names["VERSIONS"])
+    images = names["backbone"], names["image_set"], names["index"]
+    names["table"] = feature_table.extract(*images, versions, names["run"] / "features")
+    return run_cells("train", ["fit"], names)
+
+
 def define(notebook: str, *names: str, edits: dict[str, str] | None = None, **given: object) -> list:
     """Define functions as a notebook's cells do, with the imports they need; → the functions, in the order of `names`.
 

@@ -38,6 +38,7 @@ def test_a_recipe_that_is_worse_than_the_baseline_is_so_beyond_doubt(known, wron
     assert found["chance"] == pytest.approx(1 / 3) and found["ci95"][0] <= found["macro_f1"] <= found["ci95"][1]
     assert low <= found["difference"] <= high
     assert (high < 0) if wrong else (low < 0 <= found["difference"])
+    assert section["oof_macro_f1"] == pytest.approx(1 - wrong, abs=0.1) and section["trained_on"] == 0.6
     rows = baseline.tabulate(section)
     assert rows.index.tolist() == ["this recipe, out of fold", "plain baseline", "chance", "recipe less baseline"]
     assert rows.loc["recipe less baseline"].tolist() == [found["difference"], low, high]
@@ -74,5 +75,5 @@ def test_labels_that_mean_nothing_give_chance(known):
     features = np.repeat(generator.normal(size=(60, 70)), 2, axis=0).astype(np.float32)
     labels = np.repeat(generator.permutation(np.arange(60) % 3), 2)
     random = table._replace(features=features, labels=labels)
-    found = baseline.report_scores(recipe(labels, 0.0), random, index, fold_of)
-    assert found["baseline"]["macro_f1"] < 0.5
+    section = baseline.report_scores(recipe(labels, 0.0), random, index, fold_of)
+    assert section["baseline"]["macro_f1"] < 0.5

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, fill_folder
+from nets import all_blocks
 from test_folds import Folds
 from test_processes import listen_to_signals
 from test_training import DETAILS, notebook_training
@@ -26,7 +27,6 @@ from utils.config import InputError
 from utils.cross_validation import cross_validate, plan_folds
 from utils.files import sha256
 from utils.images import read_pictures, scan_folder
-from utils.model import ConvNet
 from utils.parallel import use_cluster
 
 WORKER = ["dask_worker", "--nthreads", "1", "--no-dashboard"]
@@ -101,11 +101,11 @@ def test_scan_pictures_features_and_folds_are_the_same_bytes_and_a_worker_that_d
             return train_as_shown(train, valid)
 
         fold_of = plan_folds(index, folds=3, repeats=2)
-        oof = cross_validate(index, fold_of, fit, names["views"].predict, ConvNet(2), threads=2)
+        oof = cross_validate(index, fold_of, fit, names["table"].predict, all_blocks(2), threads=2)
         checkpoint.save_folds(tmp_path / "folds.pth", oof.networks, "body", **DETAILS)
         good, refused = scan_folder(folder)
         texts = [good.to_csv(), refused.to_csv(), str(oof.trained_on), sha256(tmp_path / "folds.pth")]
-        return [*texts, read_pictures(folder, index), names["views"].features, oof.logits, oof.labels]
+        return [*texts, read_pictures(folder, index), names["table"].features, oof.logits, oof.labels]
 
     away = everything("cluster")
     assert (tmp_path / "cluster died").exists()

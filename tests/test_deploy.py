@@ -1,6 +1,5 @@
 """The deployed file: photos in, calibrated probabilities out, the same answers as the model within."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -83,13 +83,13 @@ def test_a_threshold_that_answers_less_than_a_tenth_is_none(sure, expected):
 
 
 def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_images():
-    logits, labels = answers(4000, 3.0)
-    index = pd.DataFrame({"split": np.where(np.arange(4000) < 3600, "train", "test")})
-    spoilt = np.where((index["split"] == "test").to_numpy()[:, None], -logits, logits)  # the test part has no say
-    oof = OutOfFold(spoilt[None], labels, [], 0.7)
-    temperature, threshold = calibrate(oof, index, np.arange(4000) % 5, accuracy=0.9)
+    logits, labels = answers(8000, 3.0)
+    index = pd.DataFrame({"split": np.where(np.arange(8000) < 6000, "train", "test")})
+    misleading = np.where(index["split"] == "test", (labels + 1) % 3, labels)  # the test part has no say
+    oof = OutOfFold(logits[None], misleading, [], trained_on=0.7)
+    temperature, threshold = calibrate(oof, index, np.arange(8000) % 5, accuracy=0.9)
     assert temperature == pytest.approx(3, rel=0.1)
-    logits, labels = answers(4000, 3.0, seed=1)
+    logits, labels = answers(8000, 3.0, seed=10)
     probabilities = softmax(logits / temperature, axis=1)
     answered = probabilities.max(axis=1) >= threshold
     assert 0.3 < answered.mean() < 0.9

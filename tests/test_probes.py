@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from utils import features as features_module
 from utils.cross_validation import out_of_fold
-from utils.eda import probes
-from utils.eda.probes import clusters, compact, label_suspects, outliers, predict
+from utils.eda.probes import clusters, label_suspects, outliers, predict
+from utils.features import compact
 from utils.intervals import repeated_score
 
 
@@ -34,7 +35,7 @@ def test_knowledge_is_seen_and_ignorance_too(data):
 def test_rows_that_are_standardized_in_batches_are_the_same(data, monkeypatch):
     features = data[0].astype(np.float32)
     before = features.copy()
-    monkeypatch.setattr(probes, "BATCH_SIZE", 7)
+    monkeypatch.setattr(features_module, "STANDARDIZED", 7)
     found = compact(features)
     assert np.array_equal(features, before)
     expected = PCA(20, random_state=0).fit_transform(StandardScaler().fit_transform(features))

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import fill_folder, photo
+from nets import all_blocks
 
-from bench.notebooks import run_cells
+from bench.notebooks import define_training, run_cells
 from utils import model as model_module
 from utils.checkpoint import load_folds, save_checkpoint, save_folds
 from utils.config import InputError, seed_everything
@@ -21,13 +22,14 @@ from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import fingerprint
 from utils.images import scan_folder
 from utils.metrics import macro_f1
-from utils.model import DEVICE, ConvNet, load_model, predict
+from utils.model import DEVICE, AllBlocks, ConvNet, load_model, predict
 from utils.split import save_index, split_index
 from utils.train.training import HEAD_RATE, Record, best_epoch, make_optimizer, train_epoch
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["apple", "tomato"]
 DETAILS = {"arch": "conv_net", "classes": CLASSES, "preprocessing": PREPROCESSING, "split_hash": "0"}
+DETAILS |= {"features": "all blocks"}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,9 @@ def image_set(folder, part: pd.DataFrame) -> ImageDataset:
     return ImageDataset(folder, part, CLASSES, evaluation_transform(PREPROCESSING))
 
 
-def conv_net() -> ConvNet:
-    return ConvNet(len(CLASSES)).to(DEVICE)
+def conv_net() -> AllBlocks:
+    """A network as train.ipynb trains it, with random weights."""
+    return all_blocks(len(CLASSES)).to(DEVICE)
 
 
 def test_an_epoch_lowers_the_loss(data):
@@ -67,18 +70,16 @@ def test_a_loss_that_is_no_number_stops_training(data, value):
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_the_best_epoch_is_kept_and_not_the_last(tmp_path, on_disk):
     """The second of three epochs is right about every image; its weights are all 2."""
-    paths = [tmp_path / "best.pth", tmp_path / "last.pth"] if on_disk else []
-    record, model, labels = Record(*paths, DETAILS) if on_disk else Record(), conv_net(), np.array([0, 1])
-    optimizer, schedule = make_optimizer(model, 1e-3, steps=3)
-    record.start(model, optimizer, schedule)
+    path = tmp_path / "best.pth"
+    record, model, labels = Record(path, DETAILS) if on_disk else Record(), conv_net(), np.array([0, 1])
     for epoch, logits in enumerate([[[1, 0], [1, 0]], [[1, 0], [0, 1]], [[0, 1], [1, 0]]]):
         with torch.no_grad():
             model.classifier.weight.fill_(epoch + 1)
-        record.add(0.5, np.array(logits, dtype=float), labels)
+        record.add(model, 0.5, np.array(logits, dtype=float), labels)
     assert best_epoch(record.history) == 1 and (record.history["valid_macro_f1"].round(2) == [0.33, 1, 0]).all()
-    assert (record.best_model().classifier.weight == 2).all()
+    assert (record.best_model(model).classifier.weight == 2).all()
     if on_disk:
-        saved, details = load_model(paths[0])
+        saved, details = load_model(path)
         assert (saved.classifier.weight == 2).all() and details["metrics"]["epoch"] == 1
 
 
@@ -112,36 +113,6 @@ def test_the_head_learns_faster_than_what_is_pretrained_and_rates_fall_in_the_en
     assert np.allclose(head / body, HEAD_RATE) and head.max() == pytest.approx(1e-3)
     assert head.argmax() == 2 and head[-1] < head[0] < head[2]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
-
-
-def train(data, folder: Path, epochs: int, stop_after: int, resume: bool = False) -> Record:
-    """Train from random weights and end early."""
-    seed_everything(0)
-    model, dataset = conv_net(), image_set(*data)
-    optimizer, schedule = make_optimizer(model, 1e-3, epochs * len(make_loader(dataset, 8, epoch=1)))
-    record = Record(folder / "best.pth", folder / "last.pth", DETAILS, {"SEED": 0, "epochs": epochs}, resume)
-    record.start(model, optimizer, schedule)
-    for epoch in range(record.next_epoch, stop_after):
-        loss = train_epoch(model, make_loader(dataset, 8, epoch=epoch), optimizer, schedule)
-        record.add(loss, *predict(model, make_loader(dataset, 64)))
-    return record
-
-
-def test_a_resumed_training_ends_with_the_same_bits(data, tmp_path):
-    (tmp_path / "whole").mkdir()
-    whole = train(data, tmp_path / "whole", 4, 4)
-    train(data, tmp_path, 4, 2)
-    resumed = train(data, tmp_path, 4, 4, resume=True)
-    assert resumed.history.equals(whole.history)
-    weights = resumed.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in whole.model.state_dict().items())
-
-
-def test_resuming_with_other_settings_is_refused_and_without_a_file_starts_anew(data, tmp_path):
-    assert train(data, tmp_path, 2, 0, resume=True).next_epoch == 0
-    train(data, tmp_path, 3, 1)
-    with pytest.raises(InputError, match="last.pth was trained with another epochs: .*RESUME = False"):
-        train(data, tmp_path, 5, 5, resume=True)
 
 
 # --- in folds
@@ -200,9 +171,9 @@ def test_a_class_of_three_groups_costs_the_others_no_training_images():
 def notebook_training(data, folder: Path, epochs: int, seed: int = 0) -> dict:
     """The transforms, the features and the training that train.ipynb shows, on a few images."""
     names = run_cells("train", ["imports", "parameters"], {})
-    names.update(data=data[0], run=folder, index=data[1], classes=CLASSES, augmented=["tomato"], epochs=epochs)
-    names.update(ARCH="conv_net", SEED=seed, BATCH_SIZE=8, VIEWS=1)
-    return run_cells("train", ["transforms", "views", "fit"], names)
+    names.update(ARCH="conv_net", SEED=seed, BATCH_SIZE=8, VERSIONS=1, AUGMENT="minority", FINE_TUNE_EPOCHS=epochs)
+    names.update(data=data[0], run=folder, index=data[1], classes=CLASSES, minority=["tomato"])
+    return define_training(names)
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
@@ -216,20 +187,22 @@ def test_the_networks_of_the_folds_are_rebuilt_from_the_shipped_one_without_pret
     details = DETAILS | {"preprocessing": names["preprocessing"]}
     save_checkpoint(tmp_path / "fine_tuned_conv_net.pth", trained, **details)
     shipped, _ = load_model(tmp_path / "fine_tuned_conv_net.pth")
-    oof = cross_validate(index, fold_of, names["fit"], names["views"].predict, shipped)
+    oof = cross_validate(index, fold_of, names["fit"], names["table"].predict, shipped)
     assert all(torch.equal(value, before[name]) for name, value in names["backbone"].state_dict().items())
     assert macro_f1(oof.labels, oof.logits[0].argmax(axis=1), 2) > 0.9
     path = tmp_path / "folds_conv_net.pth"
     save_folds(path, oof.networks, fingerprint(shipped), **details)
-    assert all((len(network["state"]) == 2) == (epochs == 0) for network in oof.networks)
+    only_last_layer = [len(network["state"]) == 2 for network in oof.networks]
+    assert all(only_last_layer) if epochs == 0 else not all(only_last_layer)
 
     monkeypatch.setattr(model_module, "CHECKPOINTS", tmp_path / "no pretrained weights here")
     model, _ = load_model(tmp_path / "fine_tuned_conv_net.pth")
     for network in load_folds(path, split_hash="0", body=fingerprint(model))["folds"]:
-        model.load_state_dict(network["state"], strict=False)
-        asked = index["path"].isin(network["files"]).to_numpy()
-        logits, _ = predict(model, make_loader(names["image_set"](index[asked]), 64))
-        np.testing.assert_allclose(logits, oof.logits[0, asked], atol=1e-4)
+        rebuilt = copy.deepcopy(model)
+        rebuilt.load_state_dict(network["state"], strict=False)
+        held_out = index["path"].isin(network["files"]).to_numpy()
+        logits, _ = predict(rebuilt, make_loader(names["image_set"](index[held_out]), 64))
+        np.testing.assert_allclose(logits, oof.logits[0, held_out], atol=1e-4)
 
 
 def test_folds_of_another_training_or_split_are_refused_with_the_next_step(tmp_path):
@@ -248,7 +221,7 @@ def test_the_same_seed_gives_the_same_predictions(data, tmp_path):
         names, index = notebook_training(data, tmp_path, 1, seed), data[1]
         fold_of = plan_folds(index, folds=3, repeats=1)
         torch.rand(5)  # whatever else was drawn before
-        return cross_validate(index, fold_of, names["fit"], names["views"].predict, ConvNet(2)).logits
+        return cross_validate(index, fold_of, names["fit"], names["table"].predict, all_blocks(2)).logits
 
     first = predictions(1)
     assert (first == predictions(1)).all()
@@ -283,9 +256,9 @@ def notebook_cells(project: Path, settings: dict) -> list[tuple[list[str], str]]
             cells.append((tags, "".join(cell["source"])))
         if "parameters" in tags:
             cells.append(([], "\n".join(f"{name} = {value!r}" for name, value in settings.items())))
-        if "out-of-fold" in tags:
+        if "section.update(baseline.report_scores" in "".join(cell["source"]):
             return cells
-    raise AssertionError("no cell is tagged out-of-fold")
+    raise AssertionError("no cell scores the recipe out of fold")
 
 
 def test_editing_the_loop_in_the_notebook_moves_the_number_to_quote(project, hard_photos):
@@ -298,11 +271,12 @@ def test_editing_the_loop_in_the_notebook_moves_the_number_to_quote(project, har
     edited = code[place].replace("LEARNING_RATE, steps", "0.0, steps")
     assert edited != code[place]
     script = [
+        "from IPython.display import display",  # which notebooks need not import
         *code,
-        "print('score', oof_score['score'])",
+        "print('score', section['oof_macro_f1'])",
         edited,
         *code[place + 1 :],
-        "print('score', oof_score['score'])",
+        "print('score', section['oof_macro_f1'])",
     ]
     (project / "edited.py").write_text("\n".join(script), encoding="utf-8")
     done = subprocess.run([sys.executable, "edited.py"], cwd=project, capture_output=True, encoding="utf-8")
