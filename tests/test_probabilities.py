@@ -93,4 +93,4 @@ def test_temperature_and_threshold_that_are_saved_keep_their_promise_on_new_imag
     probabilities = softmax(logits / temperature, axis=1)
     answered = probabilities.max(axis=1) >= threshold
     assert 0.3 < answered.mean() < 0.9
-    assert (probabilities.argmax(axis=1) == labels)[answered].mean() == pytest.approx(0.9, abs=0.02)
+    assert (probabilities.argmax(axis=1) == labels)[answered].mean() == pytest.approx(0.9, abs=0.03)
