@@ -1,15 +1,11 @@
 """The deployed file: photos in, calibrated probabilities out, the same answers as the model within."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from nets import CLASSES, PREPROCESSING
 from PIL import Image
 
-from utils import config
 from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.images import read_image
@@ -86,14 +82,3 @@ def test_interpolation_without_an_equal_is_refused(conv_net_file, tmp_path):
     with pytest.raises(InputError, match="lanczos.*any_size=False"):
         write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING | {"interpolation": "lanczos"})
     assert not (tmp_path / "deploy.onnx").exists()
-
-
-def test_printed_command_names_the_runs_folder():
-    """It is copied and pasted: without checkpoints/NAME it would name a file that does not exist."""
-    cells = json.loads((ROOT / "onnx_quant.ipynb").read_text(encoding="utf-8"))["cells"]
-    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
-    (command,) = [line for line in lines if "python -m utils.predict" in line]
-    (assigned,) = [line for line in lines if line.startswith("onnx_path, int8_path, deploy_path =")]
-    names = {"config": config, "run": config.CHECKPOINTS / "my-run", "ARCH": "net"}
-    exec(assigned + command, names)
-    assert names["command"] == "python -m utils.predict checkpoints/my-run/net_int8_deploy.onnx photo.jpg"

@@ -143,7 +143,7 @@ def choose(
     known = strategies([classes.index(name) for name in minority], len(classes))
     require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
     if augment:
-        key, reason = augment, "as AUGMENT says"
+        key, reason = augment, "given, by AUGMENT or as the embedded example's original had it"
     elif compared.empty:
         key, reason = "none", "no class is short of images, so there is nothing to balance"
     else:
