@@ -1,9 +1,9 @@
 """Are photos of other things called unknown? python -m bench.novelty [--data DIR --name RUN --arch A --others DIR ...].
 
 Needs the split.csv that EDA.ipynb makes. All classes of a run but one, then all but two, are known: head and detector
-are fitted to 70 % of their groups, and predict the rest. Out of distribution are the classes left out, and photos in
-in the folders `--others`. Beside the distance, the maximum probability and the energy. Each has the threshold that keeps
-95 % of what is trained on, out of fold. Means over every choice of the known classes.
+are fitted to 70 % of their groups, and predict the rest. Out of distribution are the classes left out, and the photos
+in `--others`. Beside the distance, the maximum probability and the energy. Each has the threshold that keeps 95 % of
+what is trained on, out of fold. Means over every choice of the known classes.
 """
 
 import argparse
