@@ -36,7 +36,7 @@ def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
     return _cut(codes(labels), codes(groups), folds, seed).copy()
 
 
-@lru_cache(32)  # many classifiers are asked on the same folds, and to cut them takes a tenth of a second
+@lru_cache(32)  # many classifiers are scored on the same folds, and to cut them takes a tenth of a second
 def _cut(label_codes: bytes, group_codes: bytes, folds: int, seed: int) -> np.ndarray:
     labels, groups = np.frombuffer(label_codes, np.int64), np.frombuffer(group_codes, np.int64)
     folds = max(2, min(folds, groups.max() + 1, np.bincount(labels).max()))
@@ -62,7 +62,7 @@ def fit_and_predict(
 ) -> list[np.ndarray]:
     """Fit classifiers to some rows of features (M, D) and predict others; → probabilities (n, C) of each job.
 
-    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that ask for them. Jobs run side by side.
+    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that take them. Jobs run side by side.
     """
     num_classes = labels.max() + 1
 
@@ -70,8 +70,8 @@ def fit_and_predict(
         classifier, train, test = job
         if len(np.unique(labels[train])) < 2:
             classifier = DummyClassifier()  # others refuse one class
-        asks = {"groups": groups[train]} if has_fit_parameter(classifier, "groups") else {}
-        fitted = clone(classifier).fit(features[train], labels[train], **asks)
+        extra = {"groups": groups[train]} if has_fit_parameter(classifier, "groups") else {}
+        fitted = clone(classifier).fit(features[train], labels[train], **extra)
         probabilities = np.zeros((len(test), num_classes))
         with config_context(working_memory=64):  # MB, of 1,024, in each thread: no slower
             probabilities[:, fitted.classes_] = fitted.predict_proba(features[test])
@@ -135,8 +135,8 @@ def cross_validate(
 
     One fold is predicted, another chooses the epoch, and the rest is trained on, a share like that of the split:
     `fit(train, valid)` takes rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and
-    labels (n,). So many `threads` train side by side. Each of the `networks` is a dict: `files`, the images that it is
-    asked about, and `state`, its weights as far as they are not those of the `shipped` network.
+    labels (n,). So many `threads` train side by side. Each of the `networks` is a dict: `files`, the images that it
+    predicted, and `state`, its weights as far as they are not those of the `shipped` network.
     """
     logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
     labels, trained_on = np.zeros(len(index), dtype=int), []

@@ -57,7 +57,7 @@ def coverage_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
 
 
 def abstain_threshold(probabilities: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
-    """Find the lowest confidence at which what is answered is right as often as `accuracy` asks.
+    """Find the lowest confidence from which on the share of right answers is `accuracy`.
 
     0 where all may be answered; 0, too, where only a threshold that answers less than a tenth would be enough: that is
     no classifier.

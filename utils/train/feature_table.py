@@ -40,7 +40,7 @@ class FeatureTable(NamedTuple):
 
     @property
     def as_they_are(self) -> np.ndarray:
-        """Tell which rows (M,) show an image as it is."""
+        """Mark the rows (M,) that show an image as it is."""
         return ~pd.Index(self.paths).duplicated()
 
     def take(self, rows: np.ndarray) -> FeatureTable:

@@ -82,7 +82,7 @@ def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes
 
 
 def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | None = None) -> Axes:
-    """Draw accuracy against coverage; mark the `accuracy` asked for and what the `threshold` leaves."""
+    """Draw accuracy against coverage; mark the `accuracy` that is wanted and what the `threshold` leaves."""
     ax = ax or plt.gca()
     ax.plot(rows["coverage"], rows["accuracy"], color=COLORS[0])
     ax.axhline(accuracy, color=COLORS[7], lw=0.8, ls=":")

@@ -125,26 +125,13 @@ class Head(ClassifierMixin, BaseEstimator):
         groups = np.arange(len(labels)) if groups is None else groups
         self.classes_ = np.arange(self.num_classes or labels.max() + 1)
         sample = np.sort(np.random.default_rng(SEED).permutation(len(features))[:AXES_IMAGES])
-        folds = list(_folds(labels[sample], groups[sample]))
-        projections = {}
-        self.candidates_, temperatures = {}, {}
-        for name, (columns, scale) in self._choices(features[sample]).items():
-            scaled = features[sample, columns] * scale
-            projections[name] = Projection(columns, scale, *principal_axes(scaled))
-            rows = projections[name].rows(features[sample])
-            for shrinkage, logits in self._answer_folds(rows, labels[sample], folds).items():
-                truth = np.concatenate([labels[sample][test] for _, test in folds])
-                temperatures[name, shrinkage] = fit_temperature(logits, truth)
-                self.candidates_[name, shrinkage] = cross_entropy(logits / temperatures[name, shrinkage], truth)
-        if not self.candidates_:  # too few groups to compare anything
-            self.candidates_ = {(name, SHRINKAGES[-1]): np.nan for name in projections}
+        projections = self._project(features[sample])
+        temperatures = self._compare(projections, features[sample], labels[sample], groups[sample])
         self.chosen_ = min(self.candidates_, key=self.candidates_.get)
         name, shrinkage = self.chosen_
         known = fit_discriminants(projections[name].rows(features), labels, len(self.classes_))
-        layer = known.layer(shrinkage, self.class_weight)
-        self._keep(
-            *projections[name].layer(*layer, features.shape[1]), temperatures.get(self.chosen_, 1.0), np.unique(labels)
-        )
+        layer = projections[name].layer(*known.layer(shrinkage, self.class_weight), features.shape[1])
+        self._keep(*layer, temperatures[self.chosen_], np.unique(labels))
         return self
 
     def _keep(self, weight: np.ndarray, bias: np.ndarray, temperature: float, present: np.ndarray) -> None:
@@ -153,20 +140,39 @@ class Head(ClassifierMixin, BaseEstimator):
         self.intercept_ = (bias - bias[present].mean()) / temperature
         self.intercept_[np.setdiff1d(self.classes_, present)] = ABSENT
 
-    def _choices(self, features: np.ndarray) -> dict[str, tuple[slice, np.ndarray]]:
-        """Give the features to choose from: their columns, and factors by which a block's total variance becomes 1."""
+    def _project(self, features: np.ndarray) -> dict[str, Projection]:
+        """Put the features to choose from on their principal axes, each block scaled to a total variance of 1."""
         sizes = self.sizes or [features.shape[1]]
         starts = np.cumsum([0, *sizes[:-1]])
         totals = np.add.reduceat(features.var(axis=0, dtype=np.float64), starts)
-        factors = np.repeat(1 / np.sqrt(np.where(totals > 0, totals, 1)), sizes).astype(features.dtype)
-        choices = {"all blocks": (slice(None), factors), "last block": (slice(starts[-1], None), factors[starts[-1] :])}
-        if len(sizes) == 1:
-            del choices["last block"]
-        return choices
+        scale = np.repeat(1 / np.sqrt(np.where(totals > 0, totals, 1)), sizes).astype(features.dtype)
+        choices = {"all blocks": slice(None)}
+        if len(sizes) > 1:
+            choices["last block"] = slice(starts[-1], None)
+        return {
+            name: Projection(columns, scale[columns], *principal_axes(features[:, columns] * scale[columns]))
+            for name, columns in choices.items()
+        }
 
-    def _answer_folds(self, rows: np.ndarray, labels: np.ndarray, folds: list) -> dict[float, np.ndarray]:
+    def _compare(
+        self, projections: dict[str, Projection], features: np.ndarray, labels: np.ndarray, groups: np.ndarray
+    ) -> dict[tuple[str, float], float]:
+        """Cross-validate all candidates and store the log-loss of each; → the temperature of each."""
+        folds, temperatures = list(_folds(labels, groups)), {}
+        if not folds:  # too few groups to compare anything
+            self.candidates_ = {(name, SHRINKAGES[-1]): np.nan for name in projections}
+            return dict.fromkeys(self.candidates_, 1.0)
+        self.candidates_, truth = {}, np.concatenate([labels[test] for _, test in folds])
+        for name, projection in projections.items():
+            for shrinkage, logits in self._predict_folds(projection.rows(features), labels, folds).items():
+                temperature = fit_temperature(logits, truth)
+                temperatures[name, shrinkage] = temperature
+                self.candidates_[name, shrinkage] = cross_entropy(logits / temperature, truth)
+        return temperatures
+
+    def _predict_folds(self, rows: np.ndarray, labels: np.ndarray, folds: list) -> dict[float, np.ndarray]:
         """Predict rows (M, K) in cross-validation; → logits by shrinkage, fold after fold."""
-        parts = {shrinkage: [] for shrinkage in SHRINKAGES} if folds else {}
+        parts = {shrinkage: [] for shrinkage in SHRINKAGES}
         for train, test in folds:
             present = np.isin(self.classes_, labels[train])
             known = fit_discriminants(rows[train], labels[train], len(self.classes_))

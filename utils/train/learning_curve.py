@@ -95,7 +95,7 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
     images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), draws, count), dtype=int)
     folds, generator = grouped_folds(labels, groups), np.random.default_rng(SEED)
     if count >= MANY:
-        folds = folds[:2]  # they tell enough
+        folds = folds[:2]  # they are enough
     head, places_of_jobs, jobs = Head(table.sizes, num_classes), [], []
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
@@ -139,7 +139,7 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
     """Fit error = a + b · size^-c, b ≥ 0, to errors (B, S) by least squares; → errors (F, B, T) at the sizes `wanted`.
 
     Such a power law is due to Cortes et al. 1993 (Learning curves: asymptotic values and rate of convergence), see
-    Hestness et al. 2017 (arXiv 1712.00409). So few sizes tell neither the exponent nor from where on it holds, so there
+    Hestness et al. 2017 (arXiv 1712.00409). So few sizes fix neither the exponent nor from where on it holds, so there
     is a fit for each of several exponents to the last two sizes, the last three, and so on. Exponents below 0 are for
     curves that have not come to the power law yet: with few images, they first speed up (their small-data region).
     """
@@ -160,7 +160,7 @@ def _power(sizes: np.ndarray, exponent: float) -> np.ndarray:
 def forecast(curve: Curve, wanted: Sequence[float], deviation: float) -> pd.DataFrame:
     """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
 
-    The 95 % intervals are those of what one would measure then. They vary the images asked about, the fit, and, as
+    The 95 % intervals are those of what one would measure then. They vary the images predicted, the fit, and, as
     other images to train on would give another score, that by its standard `deviation`: a Student's t, for few draws.
     """
     errors, generator = curve.errors(), np.random.default_rng(SEED)

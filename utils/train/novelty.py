@@ -1,4 +1,4 @@
-"""Out-of-distribution images: how far an image lies from all classes, and whether that tells what is none of them."""
+"""Out-of-distribution images: how far an image lies from all classes, and whether that finds what is none of them."""
 
 import copy
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def leave_classes_out(
 
 
 def _on_all_sides(test: np.ndarray, valid: np.ndarray, outside: np.ndarray) -> bool:
-    """Tell whether images of the other classes are left to train on, to choose the epoch on, and to predict."""
+    """Say whether images of the other classes are left to train on, to choose the epoch on, and to predict."""
     inside = ~outside
     return bool((inside & ~test & ~valid).any() and (inside & valid).any() and (inside & test).any())
 
@@ -198,7 +198,7 @@ def evaluate(
 
 
 def describe(report: dict) -> str:
-    """Say in Markdown what `evaluate` reports: whether the deployed file will tell photos of other things."""
+    """Say in Markdown what `evaluate` reports: whether the deployed file will recognize photos of other things."""
     if np.isnan(report["auroc"]):
         return "Too few groups to leave a class out: whatever the deployed file is shown, it names one of its classes."
     low, high = report["auroc_ci95"]

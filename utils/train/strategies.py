@@ -96,30 +96,34 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
     """
     plain, labels = np.flatnonzero(table.as_they_are), table.labels[table.as_they_are]
     num_classes = labels.max() + 1
-    compared = strategies(minority, num_classes)
     image_of = pd.Index(table.paths[plain]).get_indexer(table.paths)
-    jobs, held_out = [], []
-    for strategy in compared.values():
-        head = Head(table.sizes, num_classes, strategy.class_weight)
-        for train, test in grouped_folds(labels, table.groups[plain]):
-            known = np.flatnonzero(np.isin(image_of, train))
-            held_out.append(np.flatnonzero(np.isin(image_of, test)))
-            jobs.append((head, known[strategy.rows(table.take(known))], held_out[-1]))
-    predictions = np.zeros((len(compared), len(table.labels)), dtype=int)
-    found = fit_and_predict(table.features, table.labels, table.groups, jobs, "strategies")
-    for number, (rows, probabilities) in enumerate(zip(held_out, found, strict=True)):
-        predictions[number * len(compared) // len(jobs), rows] = probabilities.argmax(axis=1)
-    rows = {}
-    for key, predicted in zip(compared, predictions, strict=True):
+    predictions = _predict(table, strategies(minority, num_classes), image_of)
+    first, rows = predictions[DEFAULT][plain], {}
+    for key, predicted in predictions.items():
         score = macro_f1(labels, predicted[plain], num_classes)
         interval = 0.0, 0.0  # the first is compared with itself
         if key != DEFAULT:
-            first = predictions[0][plain]
             interval = macro_f1_difference_interval(labels, first, predicted[plain], num_classes, table.groups[plain])
         rows[key] = score, *interval, _artefact_rate(predicted, image_of, table.labels, minority)
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high", "artefact_rate"])
     frame.insert(1, "difference", frame["macro_f1"] - frame.loc[DEFAULT, "macro_f1"])
     return frame
+
+
+def _predict(table: FeatureTable, compared: dict[str, Strategy], image_of: np.ndarray) -> dict[str, np.ndarray]:
+    """Predict all rows (M,), by heads that saw no row of their group; `image_of` (M,) numbers the images behind."""
+    plain, jobs, places = table.as_they_are, [], []
+    for key, strategy in compared.items():
+        head = Head(table.sizes, table.labels.max() + 1, strategy.class_weight)
+        for train, test in grouped_folds(table.labels[plain], table.groups[plain]):
+            known, held_out = (np.flatnonzero(np.isin(image_of, part)) for part in (train, test))
+            jobs.append((head, known[strategy.rows(table.take(known))], held_out))
+            places.append((key, held_out))
+    predictions = {key: np.zeros(len(table.labels), dtype=int) for key in compared}
+    found = fit_and_predict(table.features, table.labels, table.groups, jobs, "strategies")
+    for (key, held_out), probabilities in zip(places, found, strict=True):
+        predictions[key][held_out] = probabilities.argmax(axis=1)
+    return predictions
 
 
 def _artefact_rate(predicted: np.ndarray, image_of: np.ndarray, labels: np.ndarray, minority: Sequence[int]) -> float:

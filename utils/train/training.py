@@ -53,12 +53,8 @@ def train_epoch(
     as soon as the loss is no longer a number: the weights are lost from then on.
     """
     model.train()
-    total, seen, weight = 0.0, 0, None
-    if class_weight:
-        labels = loader.dataset.labels
-        balanced = np.ones(model.get_classifier().out_features)
-        balanced[np.unique(labels)] = compute_class_weight(class_weight, classes=np.unique(labels), y=labels)
-        weight = torch.tensor(balanced, dtype=torch.float32, device=DEVICE)
+    total, seen = 0.0, 0
+    weight = _balance(loader.dataset.labels, model.get_classifier().out_features) if class_weight else None
     with one_thread_if_small(model):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE), weight)
@@ -72,6 +68,13 @@ def train_epoch(
             total += loss.item() * len(labels)
             seen += len(labels)
     return total / seen if seen else math.nan  # of a single image batch norm cannot learn: the loader has none
+
+
+def _balance(labels: list[int], num_classes: int) -> torch.Tensor:
+    """Weigh classes so that the images of one count together as much as those of another; 1 for a class without."""
+    weight, present = np.ones(num_classes), np.unique(labels)
+    weight[present] = compute_class_weight("balanced", classes=present, y=labels)
+    return torch.tensor(weight, dtype=torch.float32, device=DEVICE)
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
