@@ -57,6 +57,17 @@ def test_an_epoch_lowers_the_loss(data):
     assert losses[2] < losses[0] / 2
 
 
+def test_balanced_classes_weigh_alike_whatever_their_number_of_images(data):
+    """18 apples and 12 tomatoes in one batch, and a third class without any."""
+    dataset, model = image_set(*data), all_blocks(3).to(DEVICE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = train_epoch(model, make_loader(dataset, 30, epoch=1), optimizer, class_weight="balanced")
+    labels = torch.tensor(dataset.labels)
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model(dataset.stack().to(DEVICE)).cpu(), labels, reduction="none")
+    assert loss == pytest.approx((losses[labels == 0].mean() + losses[labels == 1].mean()).item() / 2, rel=1e-3)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_training(data, value):
     model = conv_net()
