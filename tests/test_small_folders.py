@@ -117,7 +117,7 @@ def defects(folder: Path) -> None:
 FOLDERS = [no_two_alike, all_alike, flat, dark, grey, tiny, one_pixel_and_very_wide, one_group_per_class, three_each]
 FOLDERS += [three_beside_three_hundred, names_like_numbers, a_hundred_and_twenty_classes, few_fruit]
 FOLDERS += [hand_signs, defects] if SHARED.is_dir() else []
-THROUGH_ALL = [no_two_alike, flat, one_group_per_class, three_each, few_fruit]
+THROUGH_ALL = [no_two_alike, flat, all_alike, grey, one_group_per_class, three_each, few_fruit]
 
 
 def run_notebook(name: str, settings: dict) -> None:

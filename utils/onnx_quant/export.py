@@ -72,7 +72,9 @@ def check_parity(model: nn.Module, path: Path, images: np.ndarray, batch_sizes: 
         difference = np.abs(logits - expected).max()
         missed = best - np.take_along_axis(expected, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
         same = float((missed <= 2 * difference).mean())  # both logits may be off by the difference
-        rows.append((batch, float(difference), float(difference / np.abs(expected).max()), same))
+        rows.append(
+            (batch, float(difference), float(difference / max(np.abs(expected).max(), np.finfo(np.float32).tiny)), same)
+        )
     found = pd.DataFrame(rows, columns=["batch", "max_abs_diff", "relative", "same_answer"]).set_index("batch")
     require(
         found["relative"].max() <= ROUNDING,

@@ -97,7 +97,8 @@ def _write_float(state: dict, chain: Chain, target: Path) -> bool:
     model = copy.deepcopy(chain.model)
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
-    if set(state) != set(classifier_names(model)):
+    constants = {tensor.name for tensor in onnx.load(target).graph.initializer}  # a bias of zeros is left out
+    if set(state) != set(classifier_names(model)) or not constants.issuperset(state):
         chain.export(model, target)
         return False
     set_constants(target, {name: value.numpy() for name, value in state.items()})  # only the last layer differs

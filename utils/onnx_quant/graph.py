@@ -75,13 +75,16 @@ def split_last_layer(model: ModelProto) -> None:
     if joined is None or not _transposes_weights(gemm):
         return
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    weight, bias = (numpy_helper.to_array(tensors[name]) for name in gemm.input[1:])
+    weight = numpy_helper.to_array(tensors[gemm.input[1]])
+    bias = np.zeros(len(weight), weight.dtype)
+    if len(gemm.input) > 2:  # a bias of zeros was optimized away
+        bias = numpy_helper.to_array(tensors[gemm.input[2]])
     shapes, start, answers = tensor_shapes(model), 0, []
     for node in (joined, gemm):
         model.graph.node.remove(node)
     for number, source in enumerate(joined.input):
         end = start + shapes[source][1]
-        names = [f"{gemm.input[1]}_{number}", f"{gemm.input[2]}_{number}"]
+        names = [f"{gemm.output[0]}_{part}_{number}" for part in ("weight", "bias")]
         part_bias = bias if end == weight.shape[1] else np.zeros_like(bias)
         model.graph.initializer.append(numpy_helper.from_array(weight[:, start:end].copy(), names[0]))
         model.graph.initializer.append(numpy_helper.from_array(part_bias, names[1]))
