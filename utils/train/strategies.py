@@ -66,6 +66,12 @@ def strategies(minority: Sequence[int], num_classes: int) -> dict[str, Strategy]
     }
 
 
+def check(augment: str | None) -> None:
+    """Stop with a sentence for a setting AUGMENT that names no strategy: InputError."""
+    known = strategies([], 0)
+    require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
+
+
 def compare_on(
     network: nn.Module,
     image_set: Callable[..., ImageDataset],
@@ -144,8 +150,8 @@ def choose(
     sense.
     """
     classes = list(classes)
+    check(augment)
     known = strategies([classes.index(name) for name in minority], len(classes))
-    require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
     if augment:
         key, reason = augment, "given, by AUGMENT or as the embedded example's original had it"
     elif compared.empty:
