@@ -339,12 +339,12 @@ def test_page_without_what_runs_the_model_says_so(in_project, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("ship", "outcome", "words"),
     [
-        ("int8", "ship", r"Use the small file \(47 kB\): it was shown to be as good as the large one \(146 kB\)\."),
-        ("onnx", "not shown", r"Use the larger file \(onnx, 146 kB\)\. The small one \(47 kB\)\s+may be as good"),
+        ("int8", "ship", r"Use the small file \(\d+ kB\): it was shown to be as good as the large one \(\d+ kB\)\."),
+        ("onnx", "not shown", r"Use the larger file \(onnx, \d+ kB\)\. The small one \(\d+ kB\)\s+may be as good"),
         (
             "pytorch",
             "do not ship",
-            r"Use the larger file \(pytorch, \d+ kB\)\. The small one \(47 kB\)\s+was shown to be",
+            r"Use the larger file \(pytorch, \d+ kB\)\. The small one \(\d+ kB\)\s+was shown to be",
         ),
     ],
 )
