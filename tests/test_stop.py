@@ -1,6 +1,5 @@
 """The Stop button, pressed for real: the kernel is interrupted in the middle of training."""
 
-import ast
 import time
 
 import nbformat
@@ -36,13 +35,11 @@ class Kernel:
         reply = self.client.execute_interactive("", user_expressions={"it": expression}, timeout=60)
         return reply["content"]["user_expressions"]["it"]["data"]["text/plain"]
 
-    def losses(self) -> list[float]:
-        """The training losses of epoch 1 and those after it."""
-        return ast.literal_eval(self.evaluate("record.history['train_loss'].tolist()[1:]"))
-
     def press_stop(self, after_file) -> dict:
         request = self.client.execute(self.cells[self.training])
+        deadline = time.monotonic() + 120
         while not after_file.exists():
+            assert time.monotonic() < deadline, f"{after_file.name} was never written"
             time.sleep(0.01)
         time.sleep(0.3)
         self.manager.interrupt_kernel()
@@ -74,27 +71,16 @@ def settings(project, tmp_path_factory) -> dict:
     }
 
 
-def test_stop_keeps_what_was_reached_and_the_next_run_goes_on(project, settings):
-    last = project / "checkpoints" / "stopped" / "last_conv_net.pth"
+def test_stop_keeps_the_best_epoch_and_the_next_cells_work(project, settings):
+    best = project / "checkpoints" / "stopped" / "fine_tuned_conv_net.pth"
     kernel = Kernel(project, **settings)
     try:
         kernel.run(*kernel.cells[: kernel.training])
-        assert kernel.press_stop(after_file=last)["status"] == "ok"
+        assert kernel.press_stop(after_file=best)["status"] == "ok"
         reached = int(kernel.evaluate("len(record.history)"))
         assert 1 <= reached <= EPOCHS, "it was stopped too late to show anything"
         # a fold would train for all epochs again; what is asked here is whether the cells work
         kernel.run("epochs = 1", *kernel.cells[kernel.training + 1 : kernel.takeaways + 1])
-        before = kernel.losses()
     finally:
         kernel.close()
-
-    saved = len(load_checkpoint(last)["history"])
-    assert reached - 1 <= saved <= reached
-    kernel = Kernel(project, **settings, RESUME=True)
-    try:
-        kernel.run(*kernel.cells[: kernel.training + 1])
-        after = kernel.losses()
-        assert len(after) == EPOCHS
-        assert after[: saved - 1] == before[: saved - 1]
-    finally:
-        kernel.close()
+    assert load_checkpoint(best)["metrics"]["epoch"] < reached
