@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import unicodedata
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from utils import parallel
 from utils.config import THREADS, InputError, by_reason, listing, relative, require
@@ -116,8 +117,9 @@ def _is_photo(path: Path) -> bool:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Open an image as every part of the pipeline sees it: upright, RGB, 8 bits a channel, transparency on white.
+    """Open an image as every part of the pipeline sees it: upright, sRGB, 8 bits a channel, transparency on white.
 
+    Colors are those that the file's ICC profile means, as browsers show them; without one, or where it is broken, sRGB.
     16-bit grey is scaled to 8 bits. Files do not say how many of the bits a camera filled, so white is taken from each
     image alone, as a model must later do with a single photo: the smallest of 255, 1023, 4095, 16383 and 65535 that
     holds all of its pixels. A photo that leaves three quarters of its range unused comes out brighter for it. Of
@@ -131,7 +133,7 @@ def read_image(path: Path) -> Image.Image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
             image.load()
-            return _turn(_to_rgb(image), _orientation(image))
+            return _turn(_to_rgb(_to_srgb(image)), _orientation(image))
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
@@ -209,6 +211,29 @@ def _orientation(image: Image.Image) -> int:
 def _turn(picture: Image.Image, orientation: int) -> Image.Image:
     """Turn a picture upright; Pillow's own function also writes EXIF anew, and fails where that is malformed."""
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colors of an image that comes with a profile of others, such as Display P3 of phones."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode.startswith(("I", "F")):  # what the levels of 16 bits mean is decided elsewhere
+        return image
+    with suppress(ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is none
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif image.mode == "P":
+            image = image.convert("RGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, source, _srgb(), outputMode=mode)
+    return image
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

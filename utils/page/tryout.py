@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageCms
 
 from utils.config import InputError
 from utils.files import scratch_folder, whole_file
-from utils.images import read_image
+from utils.images import ORIENTATION, read_image
 from utils.predict import Classifier
 from utils.session import open_session
 
@@ -72,11 +72,24 @@ def _self_test(deployed: Path, photos: Sequence[Path]) -> dict:
         image.thumbnail((SELF_TEST, SELF_TEST))
     outputs = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
     place = int(np.argmin([probabilities.max() for probabilities in outputs]))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    lying = Image.new("RGB", (2, 1))  # which stands, where a browser turns photos of this kind
+    red_first = Image.merge("RGB", [images[place].getchannel(name) for name in "GRB"])
     return {
         "photo": data_uri(images[place], "PNG"),
+        "with_profile": data_uri(red_first, "PNG", icc_profile=swapped_profile()),  # the same colors
+        "turned": {kind: data_uri(lying, kind.upper(), exif=exif) for kind in ("png", "webp", "avif")},
         "pixels": hashlib.sha256(np.asarray(images[place]).tobytes()).hexdigest(),  # RGB, 8 bits a channel, row by row
         "probabilities": outputs[place].tolist(),
     }
+
+
+def swapped_profile() -> bytes:
+    """Make an ICC profile of sRGB's colors whose first channel is green: whoever does not read it sees other colors."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace("sRGB".encode("utf-16-be"), "gRrB".encode("utf-16-be"))  # its name
+    return profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
 
 
 def photo_uri(path: Path, side: int) -> str:

@@ -1,10 +1,13 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page-data").textContent);
-const DECODE = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };  // as Python reads
+const DECODE = { premultiplyAlpha: "none", imageOrientation: "from-image" };  // a photo's colors become sRGB, as in Python
+const SAME_COLOR = 4;  // levels of 255 by which programs that convert colors differ
 const TOLERANCE = 0.02;  // of a probability: layers in float round otherwise on other processors
 const READY = "Ready, and checked: it answers here as it did where it was made.";
+const TOO_LARGE = "This photo is larger than this browser can draw. Make it smaller, or use another browser.";
 let session, Tensor;
+const unturned = new Set();  // kinds of files that this browser shows as they lie, whatever they say of the camera
 let last = Promise.resolve();  // one photo at a time
 
 function fromBase64(text) {
@@ -39,22 +42,86 @@ function newCanvas(width, height) {
   return Object.assign(document.createElement("canvas"), { width, height });
 }
 
+function kindOf(bytes) {
+  const start = String.fromCharCode(...bytes.subarray(0, 12));
+  if (start.startsWith("\x89PNG")) return "png";
+  if (start.startsWith("RIFF") && start.endsWith("WEBP")) return "webp";
+  return start.endsWith("ftypavif") ? "avif" : "other";
+}
+
+function find(bytes, name, from = 0) {
+  const letters = Array.from(name, (letter) => letter.charCodeAt(0));
+  for (let place = from; place < bytes.length - 8; place++) {
+    if (letters.every((letter, number) => bytes[place + number] === letter)) return place + letters.length;
+  }
+  return -1;
+}
+
+// how the camera was held, 1 to 8 as in EXIF, by the chunk of PNG or WebP
+function exifOrientation(bytes, kind) {
+  const chunk = find(bytes, kind === "png" ? "eXIf" : "EXIF");
+  const start = chunk < 0 ? -1 : Math.min(...["II*\0", "MM\0*"].map((mark) => find(bytes, mark, chunk)).filter((place) => place > 0)) - 4;
+  if (!(start > 0 && start < chunk + 16)) return 1;
+  const data = new DataView(bytes.buffer, bytes.byteOffset + start), little = bytes[start] === 0x49;
+  const table = data.getUint32(4, little);
+  for (let entry = table + 2, left = data.getUint16(table, little); left > 0; entry += 12, left--) {
+    if (data.getUint16(entry, little) === 0x0112) return data.getUint16(entry + 8, little);
+  }
+  return 1;
+}
+
+// the same by AVIF's own words: quarter turns to the left, then a mirror
+function avifOrientation(bytes) {
+  const start = bytes.subarray(0, 4096), turned = find(start, "irot"), mirrored = find(start, "imir");
+  const angle = turned < 0 ? 0 : start[turned] & 3;
+  if (mirrored < 0) return [1, 8, 3, 6][angle];
+  return (start[mirrored] & 1 ? [2, 7, 4, 5] : [4, 5, 2, 7])[angle];
+}
+
+function orientationOf(bytes) {
+  const kind = kindOf(bytes);
+  if (!unturned.has(kind)) return 1;
+  try {
+    return kind === "avif" ? avifOrientation(bytes) : exifOrientation(bytes, kind);
+  } catch {
+    return 1;  // damaged EXIF, as in Python
+  }
+}
+
 // photo → upright RGB pixels on white; also what the page shows
 async function decode(blob) {
-  const bitmap = await createImageBitmap(blob, DECODE), canvas = newCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const [bitmap, bytes] = await Promise.all([createImageBitmap(blob, DECODE), blob.arrayBuffer()]);
+  const orientation = orientationOf(new Uint8Array(bytes)), { width, height } = bitmap;
+  const canvas = orientation > 4 ? newCanvas(height, width) : newCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
+  const turn = {
+    2: [-1, 0, 0, 1, width, 0], 3: [-1, 0, 0, -1, width, height], 4: [1, 0, 0, -1, 0, height], 5: [0, 1, 1, 0, 0, 0],
+    6: [0, 1, -1, 0, height, 0], 7: [0, -1, -1, 0, height, width], 8: [0, -1, 1, 0, 0, width],
+  }[orientation];
+  if (turn) context.setTransform(...turn);
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  const rgba = context.getImageData(0, 0, canvas.width, canvas.height).data;
-  const rgb = new Uint8Array(canvas.width * canvas.height * 3);
+  return { canvas, rgb: readPixels(context, canvas) };
+}
+
+function readPixels(context, { width, height }) {
+  let rgba = [];
+  try {
+    rgba = context.getImageData(0, 0, width, height).data;
+  } catch (error) {
+    console.info(error);
+  }
+  // beyond its limits, a canvas stays empty: not even the white is there
+  if (rgba[3] !== 255 || rgba[rgba.length - 1] !== 255) throw Object.assign(new Error(TOO_LARGE), { isPlain: true });
+  const rgb = new Uint8Array(width * height * 3);
   for (let from = 0, to = 0; to < rgb.length; from += 4) {
     rgb[to++] = rgba[from];
     rgb[to++] = rgba[from + 1];
     rgb[to++] = rgba[from + 2];
   }
-  return { canvas, rgb };
+  return rgb;
 }
 
 async function answer({ canvas, rgb }) {
@@ -78,9 +145,17 @@ async function load() {
   ort.env.wasm.numThreads = 1;  // threads need a server's headers
   session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   Tensor = ort.Tensor;
+  for (const [kind, uri] of Object.entries(page.self_test.turned)) {
+    const probe = await createImageBitmap(blobOf(uri), DECODE).catch(() => null);  // none where it cannot read the kind
+    if (probe && probe.width > probe.height) unturned.add(kind);
+  }
   const seen = await decode(blobOf(page.self_test.photo));
   if (await sha256(seen.rgb) !== page.self_test.pixels) {
     throw new Error("This browser alters the colors of photos before a page sees them, as protection against tracking does. Answers would be wrong. Allow this page to read images, or use another browser.");
+  }
+  const profiled = (await decode(blobOf(page.self_test.with_profile))).rgb;
+  if (profiled.some((value, place) => Math.abs(value - seen.rgb[place]) > SAME_COLOR)) {
+    throw new Error("This browser does not show the colors that photos of many phones mean (their color profiles). Answers would be wrong. Use another browser.");
   }
   const { probabilities } = await answer(seen);
   if (probabilities.some((value, place) => !(Math.abs(value - page.self_test.probabilities[place]) <= TOLERANCE))) {
@@ -151,7 +226,8 @@ async function show(blob, name) {
   } catch (error) {
     console.info(error);
     item.className = "problem";
-    item.append(element("div", `${name} cannot be read as a photo here. It may be damaged, or of a kind that this browser does not know; JPEG, PNG and WebP work.`));
+    const reason = "cannot be read as a photo here. It may be damaged, or of a kind that this browser does not know; JPEG, PNG and WebP work.";
+    item.append(element("div", error.isPlain ? `${name}: ${error.message}` : `${name} ${reason}`));
   }
   byId("results").prepend(item);
 }
