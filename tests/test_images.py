@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from utils.config import InputError
 from utils.images import count_skipped, read_image, scan_folder
+from utils.page.tryout import swapped_profile
 
 
 @pytest.fixture
@@ -166,6 +167,31 @@ def test_white_is_shown_in_the_table_of_modes(tmp_path):
     fill_folder(tmp_path, {"a": 1, "b": 1})
     Image.fromarray(np.array([[0, 4080]], np.uint16)).save(tmp_path / "a" / "sensor.png")
     assert "I;16, white 4095" in set(scan_folder(tmp_path)[0]["mode"])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colors_are_those_that_the_profile_means(tmp_path, mode):
+    """By a profile whose first channel is green."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    stored = Image.fromarray(pixels[..., [1, 0, 2]]).convert(mode)
+    stored.save(tmp_path / "photo.png", icc_profile=swapped_profile())
+    seen = np.asarray(read_image(tmp_path / "photo.png")).astype(int)
+    expected = np.asarray(stored.convert("RGB"))[..., [1, 0, 2]]
+    assert np.abs(seen - expected).max() <= 1
+
+
+@pytest.mark.parametrize("profile", [b"", b"no profile", swapped_profile()[:200]], ids=["none", "text", "cut"])
+def test_without_a_sound_profile_colors_are_srgb(tmp_path, profile):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", icc_profile=profile)
+    assert (np.asarray(read_image(tmp_path / "photo.png")) == pixels).all()
+
+
+def test_grey_with_a_profile_of_grey_is_grey(tmp_path):
+    Image.new("L", (8, 8), 100).save(
+        tmp_path / "photo.png", icc_profile=swapped_profile()
+    )  # of three channels: not of it
+    assert set(np.asarray(read_image(tmp_path / "photo.png")).ravel()) == {100}
 
 
 def test_negative_of_16_bits_is_read_as_a_positive(tmp_path):
