@@ -9,6 +9,8 @@ python run.py --cluster tcp://head:8786           on the workers of a Dask sched
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
 python run.py predict PHOTO FOLDER --name mine    classify photos, and all in folders, with the file that a run ships
 python run.py page --name mine                    one HTML file of a run to share: what was found, and the model to try
+python run.py kit --name mine                     a folder to try the model on another device: files, photos, a check
+python run.py judge answers_*.json --name mine    what the check found there, compared, into the report and the card
 python run.py lab                                 open JupyterLab here; its own options, as --allow-root, may follow
 python run.py test                                lint and test
 """
@@ -35,7 +37,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
-NEEDED = {"run": "nbclient", "predict": "onnxruntime", "page": "jinja2", "lab": "jupyterlab", "test": "pytest"}
+NEEDED = {  # by command: a package that tells whether this Python can do it
+    "run": "nbclient",
+    "predict": "onnxruntime",
+    "page": "jinja2",
+    "kit": "onnx",
+    "judge": "scipy",
+    "lab": "jupyterlab",
+    "test": "pytest",
+}
 LOCK = ROOT / "requirements.txt"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -56,7 +66,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to Microsoft once it is imported
     arguments = parse_arguments()
-    settings = read_settings(arguments) if arguments.command in ("run", "predict", "page") else {}
+    settings = read_settings(arguments) if arguments.command not in ("lab", "test") else {}
     if not arguments.no_venv:
         if lack := lack_of_builds(sys.platform, platform.machine(), sys.maxsize):
             sys.exit(f"run.py: {lack}")
@@ -81,6 +91,10 @@ def main() -> int:
         return classify_photos(arguments, settings.get("NAME", ""))
     if arguments.command == "page":
         return write_page(settings)
+    if arguments.command == "kit":
+        return write_kit(settings)
+    if arguments.command == "judge":
+        return judge(arguments.photos, settings.get("NAME", ""))
     return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
 
 
@@ -124,7 +138,7 @@ def end_together(parent: int | None) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", choices=["run", "predict", "page", "lab", "test"], default="run")
+    parser.add_argument("command", nargs="?", choices=list(NEEDED), default="run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
@@ -147,11 +161,13 @@ def parse_arguments() -> argparse.Namespace:
     arguments, others = parser.parse_known_args()  # photos, or options of JupyterLab
     arguments.photos = [word for word in others if not word.startswith("-")]
     arguments.jupyter = others
-    known = {"lab": others, "predict": arguments.photos}.get(arguments.command, [])
+    known = {"lab": others, "predict": arguments.photos, "judge": arguments.photos}.get(arguments.command, [])
     if unknown := [word for word in others if word not in known]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.command == "predict" and not arguments.photos:
         parser.error("predict needs photos or folders: python run.py predict photo.jpg more/photos --name RUN")
+    if arguments.command == "judge" and not arguments.photos:
+        parser.error("judge needs what check.py of the kit wrote: python run.py judge answers_….json --name RUN")
     if arguments.command != "predict" and (arguments.csv or arguments.sort):
         parser.error("--csv and --sort go with predict")
     return arguments
@@ -496,6 +512,35 @@ def write_page(settings: dict) -> int:
     print(f"{page.relative_to(ROOT)} ({size:.1f} MB): opens with a double click, and needs no network")
     if missing:
         print(f"The model cannot be tried in it: {missing}")
+    return 0
+
+
+def write_kit(settings: dict) -> int:
+    """Write a run's kit, and say where it is; → exit code."""
+    from utils.compare_models.kit import write_kit
+    from utils.config import InputError
+
+    try:
+        kit = write_kit(settings.get("NAME", ""), settings.get("DATA", ""))
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{kit.relative_to(ROOT)} and kit.zip beside it: carry them to the device; README.md in it says what to type")
+    return 0
+
+
+def judge(files: list[str], name: str) -> int:
+    """Compare what devices predicted, put it into the report and the card, and print it; → exit code."""
+    from utils.compare_models.elsewhere import judge
+    from utils.config import InputError
+    from utils.report import render
+
+    try:
+        rows = judge([Path(file) for file in files], name)
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    print(render("elsewhere.md", rows=rows))
     return 0
 
 
