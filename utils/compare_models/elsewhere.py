@@ -22,7 +22,7 @@ def judge(files: Sequence[Path], name: str) -> list[dict]:
 
     A row says machine, system, cpu, runtime, file, images, agreement with the same file here and its interval (ci95),
     the loss of macro-F1 that is excluded against the float file here, as the verdict bounds it, and latency_ms. Rows go
-    into the run's report, in place of earlier ones of the same machine, runtime and file, and into its model card.
+    into the run's report, in place of earlier ones of the same device, runtime and file, and into its model card.
     Raises InputError for a file that is not of this run's kit.
     """
     expected = _read(kit_folder(name) / "expected.json", "run `python run.py kit` to write it")
@@ -36,7 +36,7 @@ def judge(files: Sequence[Path], name: str) -> list[dict]:
 
 
 def _key(row: dict) -> tuple:
-    return row["machine"], row["runtime"], row["file"]
+    return tuple(row[name] for name in ("machine", "system", "cpu", "runtime", "file"))
 
 
 def _read(path: Path, advice: str) -> dict:

@@ -106,7 +106,7 @@ def report(file: str, runtime: str, found: dict, milliseconds: float) -> bool:
         "latency_ms": milliseconds,
         "photos": {name: [float(value) for value in found[name]] for name in expected},
     }
-    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{answers['machine']} {runtime} {Path(file).stem}")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{answers['machine']} {platform.machine()} {runtime} {Path(file).stem}")
     target = HERE / f"answers_{words}.json"
     target.write_text(json.dumps(answers, indent=1), encoding="utf-8")
     print(f"Written: {target.name}")
