@@ -27,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import venv
@@ -37,6 +38,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
+WIDTH = 100  # of a line that is printed
 NEEDED = {  # by command: a package that tells whether this Python can do it
     "run": "nbclient",
     "predict": "onnxruntime",
@@ -384,12 +386,7 @@ def run_notebooks(settings: dict, folder: Path) -> int:
             return 1
         report = json.loads((results / "report.json").read_text(encoding="utf-8"))
         print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report)}")
-    print_result(report)
-    plots = "the notebooks" if folder == ROOT else folder.relative_to(ROOT)
-    print(f"Plots: {plots}   models, report.json and MODEL_CARD.md: {results.relative_to(ROOT)}")
-    name = f' --name "{settings["NAME"]}"' if settings.get("NAME") else ""
-    print(f"One page to share, with the model to try: python run.py page{name}")
-    print(f"To classify a photo, or a folder of them: python run.py predict photo.jpg{name}")
+    print_result(report, settings.get("NAME", ""), folder, results)
     return 0
 
 
@@ -478,11 +475,29 @@ def headline(name: str, report: dict) -> str:
     return render("headline.txt", notebook=name, report=report)
 
 
-def print_result(report: dict) -> None:
-    """Print how good the model is, the table of its files and which one to use, and what limits both."""
+def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
+    """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
     from utils.report import render
 
-    print("\n" + render("result.txt", report=report))
+    option = f' --name "{name}"' if name else ""
+    suspects = len(report["dataset"].get("suspects", []))
+    next_steps = [
+        ("one page to share, with the model to try", f"python run.py page{option}"),
+        ("classify photos, or folders of them", f"python run.py predict photo.jpg{option}"),
+        ("try the model on another device", f"python run.py kit{option}"),
+        (f"{suspects} photos that may lie in the wrong folder", relative(results / "suspects.csv")),
+        ("the notebooks, with their plots", "in place" if folder == ROOT else relative(folder)),
+        ("models, report.json and MODEL_CARD.md", relative(results)),
+    ]
+    text = render(
+        "result.txt", report=report, next_steps=[step for step in next_steps if suspects or step[0][0] != "0"]
+    )
+    print("\n" + "\n".join(textwrap.fill(line, WIDTH) if line else "" for line in text.splitlines()))
+
+
+def relative(path: Path) -> str:
+    """Write a path from the project's root."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def classify_photos(arguments: argparse.Namespace, name: str) -> int:

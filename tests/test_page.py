@@ -383,9 +383,11 @@ def test_what_more_photos_would_bring(low, high, words):
 
 
 def test_end_of_a_run_says_how_to_write_the_page_and_to_classify_photos(embedded):
-    *_, page, predict = embedded.stdout.splitlines()
-    assert page == "One page to share, with the model to try: python run.py page"
-    assert predict == "To classify a photo, or a folder of them: python run.py predict photo.jpg"
+    result = embedded.stdout.partition("How good:")[2]
+    steps = result.partition("What next:")[2]
+    for command in ("page", "predict photo.jpg", "kit"):
+        assert f"  python run.py {command} " in steps
+    assert max(map(len, result.splitlines())) <= 100
 
 
 def test_page_of_a_run_that_is_not_there(project):

@@ -77,7 +77,7 @@ def test_card_warns_where_the_test_part_is_worse_than_the_folds_let_expect(run):
     assert "do not rely on this model yet" not in card(run)[1]
     extend_report(run, "train", {"test_macro_f1": 0.5, "test_macro_f1_ci95": [0.3, 0.7]})
     assert "The test part scores 0.500 (0.300 to 0.700), below the whole interval" in card(run)[1]
-    printed = render("result.txt", report=read_report(run))
+    printed = render("result.txt", report=read_report(run), next_steps=[], width=0)
     assert printed.index("do not rely on this model yet") < printed.index("Use conv_net.onnx")
 
 
