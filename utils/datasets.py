@@ -65,8 +65,8 @@ class ImageDataset(Dataset):
     """Images of a folder with their labels; some classes may have a random transform in place of `transform`.
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
-    drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits with and without workers, and in
-    every fold. `index` holds the images' rows of the table. Datasets with the same transforms may share the images that
+    drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits in every
+    fold. `index` holds the images' rows of the table. Datasets with the same transforms may share the images that
     are `prepared`, which stay there once they were asked for, up to 300 MB of them.
     """
 
@@ -130,21 +130,18 @@ class ImageDataset(Dataset):
             return torch.stack([image for image, _ in pool.map(self.__getitem__, range(len(self)))])
 
 
-def make_loader(dataset: ImageDataset, batch_size: int = 16, epoch: int | None = None, workers: int = 0) -> DataLoader:
+def make_loader(dataset: ImageDataset, batch_size: int = 16, epoch: int | None = None) -> DataLoader:
     """Batch a dataset in its order, or, for training, shuffled and augmented as `epoch` demands.
 
     Larger batches are no faster on a CPU, and 64 photos take EfficientNet-Lite0 600 MB more than 16. In training a last
     batch of one image is dropped, since batch norm cannot learn from it.
     """
-    context = "spawn" if workers else None  # the same on every system
     if epoch is None:
-        return DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
+        return DataLoader(dataset, batch_size)
     return DataLoader(
         dataset.in_epoch(epoch),
         batch_size,
         shuffle=True,
         generator=torch.Generator().manual_seed(dataset.augmentation.seed * 1_000_003 + epoch),
         drop_last=len(dataset) % batch_size == 1,
-        num_workers=workers,
-        multiprocessing_context=context,
     )

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from utils.checkpoint import how_to_recreate, load_checkpoint
 from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative
 from utils.files import sha256
-from utils.pretrained import WithLinearHead, build_timm_model, split_arch
+from utils.pretrained import Network, WithLinearHead, build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
@@ -34,10 +34,10 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-class ConvNet(nn.Module):
+class ConvNet(Network):
     """Three convolution blocks and one linear layer for 64×64 images; 44,000 weights.
 
-    The methods and `feature_info` are timm's convention, so every architecture is used the same way.
+    `feature_info` is timm's, so every architecture is used the same way.
     """
 
     def __init__(self, num_classes: int):
@@ -55,16 +55,8 @@ class ConvNet(nn.Module):
         features = feature_map.flatten(1)
         return features if pre_logits else self.classifier(features)
 
-    def get_classifier(self) -> nn.Linear:
-        """Return the linear layer that answers."""
-        return self.classifier
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, 64, 64) to logits (N, C)."""
-        return self.forward_head(self.forward_features(images))
-
-
-class AllBlocks(nn.Module):
+class AllBlocks(Network):
     """A network whose last layer also sees its inner blocks (Head2Toe: Evci et al. 2022, arXiv 2201.03529).
 
     The features of an image are the pooled activations of each block, from the first to the last, and then those that
@@ -75,10 +67,10 @@ class AllBlocks(nn.Module):
 
     def __init__(self, body: nn.Module, image_size: int):
         super().__init__()
-        self.body = body
+        self.body = body.eval()
         self.last_map = nn.Identity()  # a place where the last feature map can be looked at
         self.channels_last = getattr(without_head(body), "output_fmt", "NCHW") == "NHWC"
-        self.blocks = find_blocks(body, image_size)
+        self.blocks = find_blocks(body)
         for name in self.blocks:
             body.get_submodule(name).register_forward_hook(_remember)
         with torch.inference_mode():
@@ -95,9 +87,10 @@ class AllBlocks(nn.Module):
     def _parts(self, images: Tensor) -> list[Tensor]:
         _running.outputs = outputs = []
         try:
-            last = self.body.forward_head(self.last_map(self.body.forward_features(images)), pre_logits=True)
+            last_map = self.last_map(self.body.forward_features(images))
         finally:
             del _running.outputs
+        last = self.body.forward_head(last_map, pre_logits=True)
         return [pool(output, self.channels_last) for output in outputs] + [last]
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -108,19 +101,11 @@ class AllBlocks(nn.Module):
         """Map features (N, D) to logits (N, C), or return them."""
         return features if pre_logits else self.classifier(features)
 
-    def get_classifier(self) -> nn.Linear:
-        """Return the linear layer that transfer learning replaces."""
-        return self.classifier
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, S, S) to logits (N, C)."""
-        return self.classifier(self.forward_features(images))
-
-
-def _remember(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    """Keep what a block returns, where the network runs that it belongs to (a forward hook)."""
+def _remember(block: nn.Module, inputs: tuple, output: object) -> None:
+    """Keep the maps or tokens that a block returns, where the network runs that it belongs to (a forward hook)."""
     outputs = getattr(_running, "outputs", None)
-    if outputs is not None:
+    if outputs is not None and isinstance(output, Tensor) and output.ndim in (3, 4):
         outputs.append(output)
 
 
@@ -146,8 +131,8 @@ def without_head(network: nn.Module) -> nn.Module:
     return network.body if isinstance(network, WithLinearHead) else network
 
 
-def find_blocks(network: nn.Module, image_size: int) -> list[str]:
-    """Name the blocks that a network is made of, in the order in which they run.
+def find_blocks(network: nn.Module) -> list[str]:
+    """Name the blocks that a network is made of.
 
     They are the repeated parts of its stages or, where these hold none, the stages that timm names (`feature_info`).
     """
@@ -156,8 +141,7 @@ def find_blocks(network: nn.Module, image_size: int) -> list[str]:
     if not blocks:
         stages = {info["module"] for info in getattr(inner, "feature_info", [])}
         blocks = [module for name, module in inner.named_modules() if name in stages]
-    names = {module: name for name, module in network.named_modules()}
-    return [names[block] for block in _in_order(network, blocks, image_size)]
+    return [name for name, module in network.named_modules() if module in blocks]
 
 
 def _inner_blocks(container: nn.Module) -> Iterator[nn.Module]:
@@ -167,24 +151,6 @@ def _inner_blocks(container: nn.Module) -> Iterator[nn.Module]:
             yield from _inner_blocks(child)
         elif any(True for _ in child.children()):
             yield child
-
-
-def _in_order(network: nn.Module, blocks: Sequence[nn.Module], image_size: int) -> list[nn.Module]:
-    """Sort blocks by when they run, without those that return no map and no tokens."""
-    order = []
-
-    def note(block: nn.Module, inputs: tuple, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim in (3, 4) and block not in order:
-            order.append(block)
-
-    hooks = [block.register_forward_hook(note) for block in blocks]
-    try:
-        with torch.inference_mode():
-            network.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return order
 
 
 def build_model(arch: str) -> tuple[nn.Module, dict]:

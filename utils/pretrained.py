@@ -56,7 +56,21 @@ def pretrained_classes(arch: str, outputs: int | None = None) -> list[str]:
     return ImageNetInfo(subset).label_descriptions() if subset else [f"output {number}" for number in range(outputs)]
 
 
-class WithLinearHead(nn.Module):
+class Network(nn.Module):
+    """A network as timm's are used: features of images first, then a linear layer that transfer learning replaces."""
+
+    classifier: nn.Linear
+
+    def get_classifier(self) -> nn.Linear:
+        """Return the last layer."""
+        return self.classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, S, S) to logits (N, C)."""
+        return self.forward_head(self.forward_features(images))
+
+
+class WithLinearHead(Network):
     """A network of timm that ends in something else than a linear layer, or in nothing, with one on its features.
 
     Until transfer learning replaces it, the layer passes the features on: the strongest one is the answer.
@@ -77,14 +91,6 @@ class WithLinearHead(nn.Module):
         """Map these to logits (N, C), or to the pooled features (N, D) before the linear layer."""
         features = self.body.forward_head(last_features)
         return features if pre_logits else self.classifier(features)
-
-    def get_classifier(self) -> nn.Linear:
-        """Return the linear layer that transfer learning replaces."""
-        return self.classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, S, S) to logits (N, C)."""
-        return self.forward_head(self.forward_features(images))
 
 
 def build_timm_model(arch: str, pretrained: bool = True) -> tuple[nn.Module, dict]:
