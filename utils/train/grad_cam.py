@@ -20,23 +20,18 @@ from torch import Tensor, nn
 from utils.config import SEED
 from utils.datasets import ImageDataset, make_loader, to_pixels
 from utils.model import AllBlocks, predict, without_head
-from utils.pretrained import pretrained_classes
-from utils.train.figures import answer_titles
 
 MIN_SIDE = 7  # of a map: a smaller one shows no place
-CHECKS = ["likeness to random", "heat on the border", "ROAD"]
 
 
-def to_map(output: Tensor, channels: int, prefix: int = 0) -> Tensor | None:
-    """Lay features out as maps (N, C, H, W) by their number of channels; None when they are no map.
+def to_map(output: Tensor, channels_last: bool = False, prefix: int = 0) -> Tensor | None:
+    """Lay features out as maps (N, C, H, W); None when they are no map.
 
-    Networks have them as (N, C, H, W), as (N, H, W, C), or as tokens (N, prefix + H·W, C), where some tokens before
-    those of the picture stand for none of its places.
+    Networks have them as (N, C, H, W), as (N, H, W, C) if `channels_last`, or as tokens (N, prefix + H·W, C), where
+    some tokens before those of the picture stand for none of its places.
     """
-    if not isinstance(output, Tensor) or channels not in output.shape[1:]:
-        return None
     if output.ndim == 4:
-        return output if output.shape[1] == channels else output.movedim(3, 1)
+        return output.movedim(3, 1) if channels_last else output
     for skipped in (prefix, 0):
         side = math.isqrt(max(0, output.shape[1] - skipped))
         if output.ndim == 3 and side**2 == output.shape[1] - skipped:
@@ -47,18 +42,14 @@ def to_map(output: Tensor, channels: int, prefix: int = 0) -> Tensor | None:
 def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | None:
     """Find the deepest layer whose map is at least 7×7, else the largest map, and how to lay it out; None without any.
 
-    Candidates are the stages that the network names (timm's `feature_info`) and its last feature map. Of a transformer
-    that answers by one token, the last maps have no say in the answer: without a gradient, a map does not count.
+    Candidates are the network's blocks and its last feature map. Of a transformer that answers by one token, the last
+    maps have no say in the answer: without a gradient, a map does not count.
     """
-    body = without_head(model.body)
-    named = {info["module"]: info["num_chs"] for info in getattr(body, "feature_info", [])}
-    channels = {module: named[name] for name, module in body.named_modules() if name in named}
-    outputs = _observe(model, image, [*channels, model.last_map])
-    if model.last_map in outputs:
-        channels[model.last_map] = getattr(body, "num_features", outputs[model.last_map].shape[1])
+    prefix = getattr(without_head(model.body), "num_prefix_tokens", 0)
+    layout = partial(to_map, channels_last=model.channels_last, prefix=prefix)
+    blocks = [model.body.get_submodule(name) for name in model.blocks]
     best, best_side = None, 0
-    for module, output in outputs.items():
-        layout = partial(to_map, channels=channels[module], prefix=getattr(body, "num_prefix_tokens", 0))
+    for module, output in _observe(model, image, [*blocks, model.last_map]).items():
         gradient = None if output.grad is None else layout(output.grad)
         if gradient is None or min(gradient.shape[2:]) < 2 or not gradient.any():
             continue
@@ -69,7 +60,7 @@ def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | N
 
 
 def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
-    """Run a network on an image (1, 3, H, W); → what modules return, in their order, with the answer's gradient."""
+    """Run a network on an image (1, 3, H, W); → what modules return, as they run, with the answer's gradient."""
     outputs: dict[nn.Module, Tensor] = {}
 
     def remember(module: nn.Module, _: tuple, output: Tensor) -> None:
@@ -116,13 +107,6 @@ def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.nda
     return grad_cam(model, dataset.stack(), answers), answers
 
 
-def explain_pretrained(model: AllBlocks, dataset: ImageDataset, arch: str) -> tuple[np.ndarray, list[str]]:
-    """Compute the heat (N, H, W) of a network before training; → it, and titles with the classes that it knows."""
-    heat, answers = explain(model, dataset)
-    known = pretrained_classes(arch, model.get_classifier().out_features)
-    return heat, answer_titles(dataset.index["class"], answers, known)
-
-
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of two maps (N, H, W) each; → (N,), 0 where a map is flat."""
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
@@ -156,11 +140,15 @@ def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Se
 def check_maps(
     model: nn.Module, images: Tensor, heat: np.ndarray, random_heat: np.ndarray, targets: Sequence[int]
 ) -> pd.DataFrame:
-    """Measure how far maps (N, H, W) can be believed; a row per image, nan where the architecture has no map."""
+    """Measure how far maps (N, H, W) can be believed; a row per image, empty where the architecture has no map."""
     if not np.isfinite(heat).all():
-        return pd.DataFrame(np.nan, range(len(heat)), CHECKS)
-    columns = similarity(heat, random_heat), border_share(heat), faithfulness(model, images, heat, targets)
-    return pd.DataFrame(dict(zip(CHECKS, columns, strict=True)))
+        return pd.DataFrame(index=range(len(heat)))
+    columns = {
+        "likeness to random": similarity(heat, random_heat),
+        "heat on the border": border_share(heat),
+        "ROAD": faithfulness(model, images, heat, targets),
+    }
+    return pd.DataFrame(columns)
 
 
 def overlays(dataset: ImageDataset, heat: np.ndarray, preprocessing: dict) -> list[np.ndarray]:
