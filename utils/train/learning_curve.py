@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import boxcox
 
 from utils.config import SEED
 from utils.cross_validation import FOLDS, MANY, fit_and_predict, grouped_folds
@@ -19,7 +20,7 @@ DRAWS = 3  # of these groups
 RESAMPLES = 500  # of the draws, and of the images that are predicted
 EXPONENTS = np.linspace(-0.5, 1, 16)  # 0 is a straight line against the logarithm; below, it is still to speed up
 WIDER = 3  # times the variance that a larger set should lose: bench/learning_curve.py says how often that is enough
-ENOUGH_GROUPS = 8  # of a class, to thin them to an eighth
+TRAINED = 1 - 1 / FOLDS  # of the images, in each fold
 FARTHEST = 4  # times as many images, to extend a curve to
 
 
@@ -123,16 +124,16 @@ def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.
 
 
 def measured(curve: Curve, label: int | None = None) -> pd.DataFrame:
-    """List macro-F1, or a class's recall, by the number of images to train on; → a row each: score, low, high."""
+    """List macro-F1, or a class's recall, by `images` to train on; → a row each: images, score, low, high."""
     scores = 1 - curve.errors(label)
+    low, high = interval(scores)
     sizes = curve.sizes if label is None else curve.images[:, label]
-    columns = {"score": scores[0], "low": percentile(scores, 2.5), "high": percentile(scores, 97.5)}
-    return pd.DataFrame(columns, index=pd.Index(sizes, name="images"))
+    return pd.DataFrame({"images": sizes, "score": scores[0], "low": low, "high": high})
 
 
-def percentile(values: np.ndarray, percent: float) -> np.ndarray:
-    """Take a percentile of resampled values (1 + B, S), of which the first row is what was measured; → (S,)."""
-    return np.percentile(values[1:], percent, axis=0)
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals from resampled values (1 + B, S), of which the first row is what was measured; → two of (S,)."""
+    return tuple(np.percentile(values[1:], [2.5, 97.5], axis=0))
 
 
 def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
@@ -145,36 +146,35 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
     """
     fits = []
     for exponent, first in product(EXPONENTS, range(len(sizes) - 1)):
-        x, new = (_power(values, exponent) for values in (sizes[first:], np.array(wanted)))
+        x, new = -boxcox(sizes[first:], -exponent), -boxcox(wanted, -exponent)  # fall as size^-c does, up to a constant
         centered, mean = x - x.mean(), errors[:, first:].mean(axis=1)
         slope = (errors[:, first:] @ centered / max(centered @ centered, 1e-12)).clip(0)
         fits.append(mean[:, None] + slope[:, None] * (new - x.mean()))
     return np.stack(fits)
 
 
-def _power(sizes: np.ndarray, exponent: float) -> np.ndarray:
-    """Return what falls as size^-exponent does, whatever the exponent's sign is; its limit at 0 is -log(size)."""
-    return -np.log(sizes) if abs(exponent) < 1e-9 else sizes**-exponent / exponent
-
-
 def forecast(curve: Curve, wanted: Sequence[float], deviation: float) -> pd.DataFrame:
-    """Extend macro-F1 to the numbers of images `wanted`; → a row each: macro_f1, low, high, gain, gain_low, gain_high.
+    """Extend macro-F1 to the numbers of images `wanted`.
 
-    The 95 % intervals are those of what one would measure then. They vary the images predicted, the fit, and, as
-    other images to train on would give another score, that by its standard `deviation`: a Student's t, for few draws.
+    → a row each: images, macro_f1, low, high, gain, gain_low, gain_high. The 95 % intervals are those of what one would
+    measure then. They vary the images predicted, the fit, and, as other images to train on would give another score,
+    that by its standard `deviation`: a Student's t, for few draws.
     """
     errors, generator = curve.errors(), np.random.default_rng(SEED)
     law = extend_errors(curve.sizes, errors, [curve.sizes[-1], *wanted])
     chosen = law[generator.integers(len(law), size=len(errors)), np.arange(len(errors))]
-    chosen[0] = law[np.repeat(EXPONENTS > 0, len(curve.sizes) - 1), 0].mean(axis=0)  # to expect what the power law says
+    expected = np.repeat(EXPONENTS > 0, len(curve.sizes) - 1)  # the fits that follow the power law
+    chosen[0] = law[expected, 0].mean(axis=0)
     gain = chosen[:, :1] - chosen[:, 1:]
     noise = deviation * generator.standard_t(2 * (DRAWS - 1), size=(len(errors), 1))
     gain[1:] += noise[1:] * np.sqrt(WIDER * (1 - curve.sizes[-1] / np.array(wanted)))
     gain = np.minimum(gain, errors[:, -1:])  # no more than all can be right
     level = (1 - errors[:, -1:] + gain).clip(0, 1)
-    columns = {"macro_f1": level[0], "low": percentile(level, 2.5), "high": percentile(level, 97.5), "gain": gain[0]}
-    columns.update(gain_low=percentile(gain, 2.5), gain_high=percentile(gain, 97.5))
-    return pd.DataFrame(columns, index=pd.Index(wanted, name="images"))
+    table = pd.DataFrame({"images": wanted, "macro_f1": level[0]})
+    table["low"], table["high"] = interval(level)
+    table["gain"] = gain[0]
+    table["gain_low"], table["gain_high"] = interval(gain)
+    return table
 
 
 def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more: int) -> dict:
@@ -182,34 +182,22 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
 
     `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
     """
-    share, deviation = 1 - 1 / FOLDS, curve.deviation()
-    groups = [len(np.unique(curve.groups[curve.labels == label])) for label in range(len(classes))]
+    deviation, doubled = curve.deviation(), round(curve.sizes[-1] / TRAINED)
     extended = forecast(curve, curve.sizes[-1] * np.array([1, 2, FARTHEST]), deviation)
     (smallest,) = of_smallest.thinned
     return {
-        "macro_f1": measured(curve).reset_index().to_dict("records"),
-        "extended": extended.reset_index().to_dict("records"),
-        "recall": {name: measured(curve, label).reset_index().to_dict("records") for label, name in enumerate(classes)},
-        "few_groups": {name: count for name, count in zip(classes, groups, strict=True) if count < ENOUGH_GROUPS},
+        "macro_f1": measured(curve).to_dict("records"),
+        "extended": extended.to_dict("records"),
+        "recall": {name: measured(curve, label).to_dict("records") for label, name in enumerate(classes)},
         "smallest": classes[smallest],
-        "gain_each": _gain(curve, more, share, deviation),
-        "gain_smallest": _gain(of_smallest, more, share, deviation / np.sqrt(len(classes))),  # by one class alone
-        "gain_doubled": _gain(curve, round(curve.sizes[-1] / share), share, deviation),
+        "gain_smallest": _gain(of_smallest, more, deviation / np.sqrt(len(classes))),  # by one class alone
+        "gain_each": _gain(curve, more, deviation),
+        "gain_doubled": _gain(curve, doubled, deviation),
     }
 
 
-def gains(report: dict) -> pd.DataFrame:
-    """Show what the report of `report_curves` says more photos would gain; → a row each: images, gain, low, high."""
-    rows = {
-        f"{report['gain_smallest']['images']} more of {report['smallest']}": report["gain_smallest"],
-        f"{report['gain_each']['images']} more of every class": report["gain_each"],
-        "twice as many of all": report["gain_doubled"],
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")[["gain", "low", "high"]]
-
-
-def _gain(curve: Curve, more: int, share: float, deviation: float) -> dict[str, float]:
+def _gain(curve: Curve, more: int, deviation: float) -> dict[str, float]:
     """Forecast the gain of `more` images of each class that the curve thins, as far as it may be extended."""
-    more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / share))
-    row = forecast(curve, [curve.sizes[-1] + more * share], deviation).iloc[0]
+    more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / TRAINED))
+    row = forecast(curve, [curve.sizes[-1] + more * TRAINED], deviation).iloc[0]
     return {"images": more, "gain": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}

@@ -76,8 +76,12 @@ def fit_detector(features: np.ndarray, labels: np.ndarray) -> Detector:
 
 def fit(network: nn.Module, table: FeatureTable, train: pd.DataFrame) -> Detector:
     """Fit a detector to the last layer's features of the images in `train`; 2,000 of them are enough."""
-    sample = train.sample(min(FITTED_IMAGES, len(train)), random_state=SEED).sort_index()
+    sample = _sample(train)
     return fit_detector(table.last_features_of(network, sample), sample["class"].to_numpy())
+
+
+def _sample(train: pd.DataFrame) -> pd.DataFrame:
+    return train.sample(min(FITTED_IMAGES, len(train)), random_state=SEED).sort_index()
 
 
 def out_of_fold(
@@ -96,15 +100,6 @@ def out_of_fold(
     return distances
 
 
-def threshold(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Find the distance that 95 % of the classes' images (N,) keep below, and its 95 % interval by group."""
-    weights = resample_weights(labels, groups, RESAMPLES)
-    order = np.argsort(distances)
-    shares = np.cumsum(weights[:, order], axis=1) / weights.sum(axis=1, keepdims=True)
-    low, high = np.percentile(distances[order][(shares >= KEPT).argmax(axis=1)], [2.5, 97.5])
-    return {"threshold": float(np.quantile(distances, KEPT)), "low": float(low), "high": float(high)}
-
-
 def leave_classes_out(
     fit_network: Callable, table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray, shipped: nn.Module
 ) -> pd.DataFrame:
@@ -118,13 +113,15 @@ def leave_classes_out(
     names = np.random.default_rng(SEED).permutation(index["class"].unique())[:LEFT_OUT]
     for number, name in enumerate(names):
         outside = (index["class"] == name).to_numpy()
-        possible = [part for part in parts[number:] + parts[:number] if _on_all_sides(*part, outside)]
-        jobs += [(name, outside, *part) for part in possible[:1]]  # none where there are so few groups
+        for test, valid in parts[number:] + parts[:number]:
+            sides = ~test & ~valid, valid, test
+            if all((side & ~outside).any() for side in sides):  # nowhere, where there are so few groups
+                jobs.append((name, outside, test, valid))
+                break
 
     def measure(job: tuple) -> pd.DataFrame:
         name, outside, test, valid = job
-        train = index[~test & ~valid & ~outside]
-        train = train.sample(min(FITTED_IMAGES, len(train)), random_state=SEED).sort_index()
+        train = _sample(index[~test & ~valid & ~outside])
         network, shown = fit_network(train, index[valid & ~outside]), index[test | valid | outside]
         distances = fit(network, table, train).distances(table.last_features_of(network, shown))
         columns = {"left_out": name, "outside": shown["class"] == name, "distance": distances}
@@ -134,14 +131,8 @@ def leave_classes_out(
     return pd.concat(tables or [pd.DataFrame(columns=["left_out", "path", "group", "outside", "distance"])])
 
 
-def _on_all_sides(test: np.ndarray, valid: np.ndarray, outside: np.ndarray) -> bool:
-    """Say whether images of the other classes are left to train on, to choose the epoch on, and to predict."""
-    inside = ~outside
-    return bool((inside & ~test & ~valid).any() and (inside & valid).any() and (inside & test).any())
-
-
-def score(shown: pd.DataFrame) -> dict[str, float]:
-    """Score the table of `leave_classes_out`: `auroc`, its 95 % interval by group (`low`, `high`), and `caught`.
+def score(shown: pd.DataFrame) -> dict:
+    """Score the table of `leave_classes_out`: `auroc`, its 95 % interval by group, and `caught`.
 
     Means over the classes left out. Caught is the share of their images that lie beyond 95 % of the others. Detection
     `works` if the whole interval lies above 0.7, from where Hosmer and Lemeshow 2000 call a discrimination acceptable.
@@ -153,10 +144,10 @@ def score(shown: pd.DataFrame) -> dict[str, float]:
         curves.append(_auroc(distances, outside, np.concatenate([np.ones((1, len(table))), weights])))
         caught.append((distances[outside] > np.quantile(distances[~outside], KEPT)).mean())
     if not curves:  # so few groups that no class could be left out
-        return {"auroc": np.nan, "low": np.nan, "high": np.nan, "caught": np.nan, "works": False}
+        return {"auroc": np.nan, "auroc_ci95": [np.nan, np.nan], "caught": np.nan, "works": False}
     auroc, *resampled = np.mean(curves, axis=0)
     low, high = map(float, np.percentile(resampled, [2.5, 97.5]))
-    return {"auroc": float(auroc), "low": low, "high": high, "caught": float(np.mean(caught)), "works": low > WORKS}
+    return {"auroc": float(auroc), "auroc_ci95": [low, high], "caught": float(np.mean(caught)), "works": low > WORKS}
 
 
 def _auroc(distances: np.ndarray, outside: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -176,39 +167,14 @@ def evaluate(
 ) -> tuple[Detector, dict]:
     """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
 
-    `fold_of` (N,) are the folds behind `oof`. Returns the detector and, for the report: `auroc`, `caught`, `works` and
-    `threshold` with their intervals, and `kept`, the share of the test part that is not called unknown.
+    `fold_of` (N,) are the folds behind `oof`. Returns the detector and, for the report: `auroc`, `caught`, `works` as
+    in `score`; `threshold`, beyond which 5 % of the classes' images lie, out of fold; and `kept`, the share of the test
+    part that is not called unknown.
     """
     known = (index["split"] != "test").to_numpy()
-    scored = score(leave_classes_out(fit_network, table, index[known], fold_of[known], shipped))
-    distances = out_of_fold(oof, shipped, table, index, fold_of)[known]
-    limit = threshold(distances, oof.labels[known], index["group"].to_numpy()[known])
+    section = score(leave_classes_out(fit_network, table, index[known], fold_of[known], shipped))
+    section["threshold"] = float(np.quantile(out_of_fold(oof, shipped, table, index, fold_of)[known], KEPT))
     detector, test = fit(shipped, table, index[index["split"] == "train"]), index[~known]
-    kept = int((detector.distances(table.last_features_of(shipped, test)) <= limit["threshold"]).sum())
-    return detector, {
-        "auroc": scored["auroc"],
-        "auroc_ci95": [scored["low"], scored["high"]],
-        "caught": scored["caught"],
-        "works": scored["works"],
-        "kept": kept / len(test),
-        "kept_ci95": wilson_interval(kept, len(test)),
-        "threshold": limit["threshold"],
-        "threshold_ci95": [limit["low"], limit["high"]],
-    }
-
-
-def describe(report: dict) -> str:
-    """Say in Markdown what `evaluate` reports: whether the deployed file will recognize photos of other things."""
-    if np.isnan(report["auroc"]):
-        return "Too few groups to leave a class out: whatever the deployed file is shown, it names one of its classes."
-    low, high = report["auroc_ci95"]
-    found = f"Out-of-distribution photos: AUROC **{report['auroc']:.2f}** ({low:.2f} to {high:.2f})"
-    if not report["works"]:
-        return (
-            f"{found}; the lower end has to exceed {WORKS}, so detection stays off: whatever the deployed file is "
-            "shown, it names one of its classes."
-        )
-    return (
-        f"{found}. Shown a class that it was not trained on, the deployed file says `unknown` {report['caught']:.0%} "
-        f"of the time: beyond a distance of {report['threshold']:.2f}, which 95 % of the classes' own images keep."
-    )
+    kept = int((detector.distances(table.last_features_of(shipped, test)) <= section["threshold"]).sum())
+    section.update(kept=kept / len(test), kept_ci95=wilson_interval(kept, len(test)))
+    return detector, section
