@@ -18,9 +18,8 @@ from threadpoolctl import threadpool_limits
 from bench.folds import Images, read_images
 from utils.cross_validation import out_of_fold
 from utils.features import last_block
-from utils.intervals import repeated_score
+from utils.intervals import repeated_difference, repeated_score
 from utils.metrics import cross_entropy
-from utils.train.baseline import difference_of
 from utils.train.head import Head
 
 REPEATS = 3
@@ -40,7 +39,7 @@ def compare(images: Images) -> pd.DataFrame:
     first, rows = found["Head, all blocks"], {}
     for name, probabilities in found.items():
         rows[name] = repeated_score(probabilities, images.labels, images.groups)
-        difference = difference_of(first, probabilities, images.labels, images.groups)
+        difference = repeated_difference(first, probabilities, images.labels, images.groups)
         rows[name].update(zip(["difference", "from", "to"], difference, strict=True))
         rows[name]["log-loss"] = cross_entropy(np.log(probabilities.mean(axis=0).clip(1e-12)), images.labels)
         rows[name]["CPU s"] = seconds(*methods[name], images)

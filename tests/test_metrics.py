@@ -11,6 +11,7 @@ from utils.intervals import (
     macro_f1_difference_interval,
     macro_f1_interval,
     mcnemar_p,
+    repeated_difference,
     resample_weights,
     share_interval,
     wilson_interval,
@@ -105,6 +106,13 @@ def test_paired_difference_sees_what_changed_and_nothing_else():
     low, high = macro_f1_difference_interval(labels, noisy, labels, 3, groups)
     assert 0.1 < low < high < 0.5
     assert macro_f1_difference_interval(labels, labels, noisy, 3, groups) == pytest.approx((-high, -low), abs=0.05)
+
+
+def test_against_itself_there_is_no_difference():
+    generator = np.random.default_rng(0)
+    probabilities, labels = generator.random((2, 60, 3)), np.arange(60) % 3
+    difference, low, high = repeated_difference(probabilities, probabilities, labels, np.arange(60))
+    assert low < difference == 0 < high, "what did not change here may change elsewhere"
 
 
 def test_mcnemar_equals_the_sum_of_binomial_terms():

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from utils import features as features_module
 from utils.cross_validation import out_of_fold
-from utils.eda.probes import clusters, label_suspects, outliers, predict
+from utils.eda.probes import LINEAR, clusters, label_suspects, outliers
 from utils.features import compact
 from utils.intervals import repeated_score
 
@@ -80,5 +80,5 @@ def test_images_that_are_all_alike_are_described_and_put_into_one_cluster():
 
 def test_many_classes_of_few_images_are_no_reason_to_warn(recwarn):
     labels = np.repeat(np.arange(60), 3)
-    predict(np.random.default_rng(0).normal(size=(180, 5)), labels, np.arange(180), repeats=1)
+    out_of_fold(LINEAR, np.random.default_rng(0).normal(size=(180, 5)), labels, np.arange(180), repeats=1)
     assert not [str(warning.message) for warning in recwarn if "unique classes" in str(warning.message)]

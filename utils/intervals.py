@@ -168,6 +168,20 @@ def macro_f1_difference_interval(
     return max(-1.0, min(float(low), rare_low + shift)), min(1.0, max(float(high), rare_high + shift))
 
 
+def repeated_difference(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> tuple[float, float, float]:
+    """Macro-F1(second) − macro-F1(first), paired, of repeated logits or probabilities (R, N, C), and its 95 % interval.
+
+    Means over repeats, as in `repeated_score`.
+    """
+    num_classes, found = first.shape[2], []
+    for before, after in zip(first.argmax(axis=2), second.argmax(axis=2), strict=True):
+        difference = macro_f1(labels, after, num_classes) - macro_f1(labels, before, num_classes)
+        found.append((difference, *macro_f1_difference_interval(labels, before, after, num_classes, groups)))
+    return tuple(np.mean(found, axis=0).tolist())
+
+
 def mcnemar_p(fixed: int, broken: int) -> float:
     """Two-sided exact McNemar test on the images that only one of two models gets right (McNemar 1947)."""
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0

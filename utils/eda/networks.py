@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
+from utils.cross_validation import out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda.probes import frozen_features, predict
+from utils.eda.probes import LINEAR, frozen_features
 from utils.features import to_onnx
 from utils.files import remembered
 from utils.intervals import macro_f1_difference_interval, macro_f1_interval
@@ -115,7 +116,7 @@ def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cac
     for name in names:
         model, loader = load(name, folder, photos)
         features = frozen_features(model, loader, cache)
-        predictions = predict(features, labels, groups, repeats=1)[0].argmax(axis=1)
+        predictions = out_of_fold(LINEAR, features, labels, groups, repeats=1)[0].argmax(axis=1)
         shape = 1, *loader.dataset[0][0].shape
         graphs[name] = to_onnx(model, shape), shape
         found[name] = {"predictions": predictions.tolist(), "bytes": len(graphs[name][0])}

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn import config_context
-from sklearn.base import ClassifierMixin
 from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
@@ -14,10 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.config import SEED
-from utils.cross_validation import out_of_fold
 from utils.eda.duplicates import color_histogram
 from utils.features import compact, extract_features, last_block
-from utils.intervals import macro_f1_difference_interval, repeated_score, wilson_interval
+from utils.intervals import repeated_difference, repeated_score, wilson_interval
 from utils.model import randomised
 
 LINEAR = LogisticRegression(class_weight="balanced", max_iter=1000)
@@ -33,17 +31,6 @@ def clusters(features: np.ndarray, number: int) -> np.ndarray:
     """Put images into clusters by KMeans, fewer than `number` where fewer images differ; → each one's cluster (N,)."""
     distinct = len(np.unique(features.round(3), axis=0))
     return KMeans(min(number, distinct), n_init=10, random_state=SEED).fit_predict(features)
-
-
-def predict(
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    classifier: ClassifierMixin = LINEAR,
-    repeats: int | None = None,
-) -> np.ndarray:
-    """Predict each image by a classifier that has not seen its group: probabilities (R, N, C), see `out_of_fold`."""
-    return out_of_fold(classifier, features, labels, groups, repeats)
 
 
 def controls(network: nn.Module, loader: DataLoader, pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -70,16 +57,13 @@ def separability(predicted: dict[str, np.ndarray], labels: np.ndarray, groups: n
     `pretraining` is what macro-F1 gains beyond the best control, with its paired 95 % interval.
     """
     table = scores(predicted, labels, groups)
-    control = table["score"].iloc[1:].idxmax()
-    first, own = predicted[control].argmax(axis=2), predicted[table.index[0]].argmax(axis=2)
-    classes = labels.max() + 1
-    intervals = [macro_f1_difference_interval(labels, *pair, classes, groups) for pair in zip(first, own, strict=True)]
-    gain = table["score"].iloc[0] - table.loc[control, "score"]
+    own, control = table.index[0], table["score"].iloc[1:].idxmax()
+    difference, low, high = repeated_difference(predicted[control], predicted[own], labels, groups)
     return {
-        "macro_f1": table["score"].iloc[0],
-        "ci95": table[["low", "high"]].iloc[0].tolist(),
+        "macro_f1": table.loc[own, "score"],
+        "ci95": table.loc[own, ["low", "high"]].tolist(),
         "probes": table["score"].to_dict(),
-        "pretraining": {"control": control, "difference": gain, "ci95": np.mean(intervals, axis=0).tolist()},
+        "pretraining": {"control": control, "difference": difference, "ci95": [low, high]},
     }
 
 

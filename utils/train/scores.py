@@ -1,14 +1,85 @@
-"""Predictions of images: which are worth a look, who is taken for whom, and scores per class."""
+"""Scores of what was trained: out of fold, beside a plain baseline, on the test part, and class by class."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 
-from utils.intervals import macro_f1_interval, wilson_interval
+from utils.cross_validation import OutOfFold, fit_and_predict, fold_parts
+from utils.features import compact, last_block
+from utils.intervals import macro_f1_interval, repeated_difference, repeated_score, wilson_interval
 from utils.metrics import macro_f1, prediction_table
 from utils.plots import most_confused
+from utils.train.feature_table import FeatureTable
+
+
+def report_out_of_fold(oof: OutOfFold, table: FeatureTable, index: pd.DataFrame, fold_of: np.ndarray) -> dict:
+    """Score the recipe, out of fold, and a plain baseline, trained on the same images of the same folds (R, N).
+
+    The baseline is a logistic regression on the frozen features that the network's own last layer sees. Returns for the
+    report `oof_macro_f1` with its interval, `trained_on`, the share of images that a network was trained on, and
+    `baseline`: `macro_f1` and `ci95`, `chance`, and the `difference` of the recipe's score to the baseline's, paired,
+    with its interval by group (`difference_ci95`).
+    """
+    rows = table.plain(index)
+    probabilities = predict_baseline(rows, index["class"], fold_of)
+    recipe = repeated_score(oof.logits, oof.labels, rows.groups)
+    baseline = repeated_score(probabilities, oof.labels, rows.groups)
+    difference, low, high = repeated_difference(probabilities, oof.logits, oof.labels, rows.groups)
+    return {
+        "oof_macro_f1": recipe["score"],
+        "oof_macro_f1_ci95": [recipe["low"], recipe["high"]],
+        "trained_on": oof.trained_on,
+        "baseline": {
+            "macro_f1": baseline["score"],
+            "ci95": [baseline["low"], baseline["high"]],
+            "chance": 1 / probabilities.shape[2],
+            "difference": difference,
+            "difference_ci95": [low, high],
+        },
+    }
+
+
+def predict_baseline(rows: FeatureTable, classes: pd.Series, fold_of: np.ndarray) -> np.ndarray:
+    """Predict images as they are by the plain baseline, which trains on what a network of `fold_of` (R, N) trains on.
+
+    Neither the fold that is predicted nor the one that chooses the epoch is among it. Returns probabilities (R, N, C).
+    """
+    features = compact(last_block(rows.features, rows.sizes))
+    probe = LogisticRegression(class_weight="balanced", max_iter=1000)
+    parts = [(repeat, *masks) for repeat, folds in enumerate(fold_of) for masks in fold_parts(classes, folds)]
+    jobs = [(probe, np.flatnonzero(~test & ~valid), np.flatnonzero(test)) for _, test, valid in parts]
+    probabilities = np.zeros((*fold_of.shape, rows.labels.max() + 1))
+    found = fit_and_predict(features, rows.labels, rows.groups, jobs, "baseline")
+    for (repeat, test, _), predicted in zip(parts, found, strict=True):
+        probabilities[repeat, test] = predicted
+    return probabilities
+
+
+def tabulate(section: dict) -> pd.DataFrame:
+    """Show what `report_out_of_fold` found; → a row each: macro-F1, low, high."""
+    found = section["baseline"]
+    rows = {
+        "this recipe, out of fold": [section["oof_macro_f1"], *section["oof_macro_f1_ci95"]],
+        "plain baseline": [found["macro_f1"], *found["ci95"]],
+        "chance": [found["chance"], np.nan, np.nan],
+        "recipe less baseline": [found["difference"], *found["difference_ci95"]],
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["macro-F1", "low", "high"])
+
+
+def report_test(answers: pd.DataFrame, classes: Sequence[str]) -> dict:
+    """Score an `answer_table` of the test part for the report: macro-F1 with its interval by group, and each class."""
+    labels, predictions = (answers[column].map(list(classes).index).to_numpy() for column in ("class", "prediction"))
+    interval = macro_f1_interval(labels, predictions, len(classes), answers["group"].to_numpy())
+    by_class = per_class(answers, classes)[["precision", "recall", "f1"]]
+    return {
+        "test_macro_f1": macro_f1(labels, predictions, len(classes)),
+        "test_macro_f1_ci95": list(interval),
+        "per_class": by_class.to_dict("index"),
+    }
 
 
 def answer_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
@@ -20,7 +91,7 @@ def answer_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequenc
 
 
 def confusion_table(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Count who is taken for whom in an `answer_table`: a row per true class, a column per predicted one.
+    """Count who is taken for whom in a `prediction_table`: a row per true class, a column per predicted one.
 
     Of many classes, the most confused ones.
     """
@@ -29,7 +100,7 @@ def confusion_table(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
 
 
 def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Score each class of an `answer_table`: precision, recall, f1, images, and Wilson's 95 % intervals."""
+    """Score each class of a `prediction_table`: precision, recall, f1, images, and Wilson's 95 % intervals."""
     truth, predicted = answers["class"], answers["prediction"]
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     table = pd.DataFrame(np.array(scores).T, classes, ["precision", "recall", "f1", "images"])
@@ -38,22 +109,3 @@ def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
         table.loc[name, ["recall low", "recall high"]] = wilson_interval(hits, (truth == name).sum())
         table.loc[name, ["precision low", "precision high"]] = wilson_interval(hits, (predicted == name).sum())
     return table
-
-
-def report_validation(metrics: dict) -> dict:
-    """Shape what the best epoch reached in validation for the report."""
-    return {"best_epoch": metrics["epoch"], "valid_macro_f1": metrics["valid_macro_f1"]}
-
-
-def report_score(name: str, score: dict) -> dict:
-    """Shape macro-F1 with its interval for the report: `name` is oof or test."""
-    return {f"{name}_macro_f1": score["score"], f"{name}_macro_f1_ci95": [score["low"], score["high"]]}
-
-
-def report_test(answers: pd.DataFrame, classes: Sequence[str]) -> dict:
-    """Score an `answer_table` of the test part for the report: macro-F1 with its interval by group, and each class."""
-    labels, predictions = (answers[column].map(list(classes).index).to_numpy() for column in ("class", "prediction"))
-    low, high = macro_f1_interval(labels, predictions, len(classes), answers["group"].to_numpy())
-    score = {"score": macro_f1(labels, predictions, len(classes)), "low": low, "high": high}
-    by_class = per_class(answers, classes)[["precision", "recall", "f1"]]
-    return report_score("test", score) | {"per_class": by_class.to_dict("index")}
