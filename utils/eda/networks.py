@@ -20,6 +20,7 @@ from utils.intervals import macro_f1_difference_interval, macro_f1_interval
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.pretrained import PACKAGED, is_installed, split_arch
+from utils.report import render
 from utils.split import separable_groups
 from utils.stopwatch import time_calls
 
@@ -111,28 +112,21 @@ def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cac
     Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph, in ONNX
     Runtime on this CPU; and `bytes` of that graph. The last layer, which is small, is not in it.
     """
+    from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
+
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
-    found, graphs = {}, {}
+    found, calls = {}, {}
     for name in names:
         model, loader = load(name, folder, photos)
         features = frozen_features(model, loader, cache)
         predictions = out_of_fold(LINEAR, features, labels, groups, repeats=1)[0].argmax(axis=1)
-        shape = 1, *loader.dataset[0][0].shape
-        graphs[name] = to_onnx(model, shape), shape
-        found[name] = {"predictions": predictions.tolist(), "bytes": len(graphs[name][0])}
-    for name, latency in time_graphs(graphs).items():
-        found[name]["latency_ms"] = latency
+        image = np.zeros((1, *loader.dataset[0][0].shape), dtype=np.float32)
+        graph = to_onnx(model, image.shape)
+        calls[name] = partial(open_session(graph).run, None, {"input": image})
+        found[name] = {"predictions": predictions.tolist(), "bytes": len(graph)}
+    for name, times in time_calls(calls, range(ROUNDS)).items():
+        found[name]["latency_ms"] = float(np.median(times))
     return found
-
-
-def time_graphs(graphs: dict[str, tuple[bytes, tuple]]) -> dict[str, float]:
-    """Time ONNX files on one image of their shape, in rounds that visit them in random order; → median in ms."""
-    from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
-
-    sessions = {name: open_session(file) for name, (file, _) in graphs.items()}
-    images = {name: np.zeros(shape, dtype=np.float32) for name, (_, shape) in graphs.items()}
-    calls = {name: partial(session.run, None, {"input": images[name]}) for name, session in sessions.items()}
-    return {name: float(np.median(times)) for name, times in time_calls(calls, range(ROUNDS)).items()}
 
 
 def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
@@ -192,15 +186,7 @@ def choose(table: pd.DataFrame) -> str:
 
 def describe_choice(arch: str, table: pd.DataFrame) -> str:
     """Say why a network was chosen, and by how much it is better or worse than others."""
-    best, row = table["macro_f1"].idxmax(), table.loc[arch]
-    score = f"macro-F1 {row['macro_f1']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-    if arch == best:
-        return f"{arch}, the best of {len(table)}: {score}"
-    ratio = table.loc[best, "int8_ms"] / row["int8_ms"]
-    return (
-        f"{arch}, of {len(table)} the fastest that is about as good as the best: {score}; {best}, the best, has "
-        f"{table.loc[best, 'macro_f1']:.3f} and takes {ratio:.1f} times as long"
-    )
+    return render("choice.txt", arch=arch, best=table["macro_f1"].idxmax(), table=table.to_dict("index"))
 
 
 def describe_hint(arch: str, table: pd.DataFrame) -> str:
@@ -209,10 +195,7 @@ def describe_hint(arch: str, table: pd.DataFrame) -> str:
     if better.empty:
         return ""
     name = better["macro_f1"].idxmax()
-    points, least, most = 100 * better.loc[name, ["difference", "difference_low", "difference_high"]].to_numpy(float)
-    ratio = better.loc[name, "latency_ms"] / table.loc[arch, "latency_ms"]
-    slower = f"{ratio:.0f} times slower" if ratio > 1.5 else "about as fast"
-    return f"Try `--arch {name}`: about {points:.0f} points better ({least:.0f} to {most:.0f}) than {arch}, {slower}"
+    return render("hint.txt", arch=arch, name=name, better=better.loc[name], table=table.to_dict("index"))
 
 
 def entries(table: pd.DataFrame) -> list[dict]:
