@@ -102,14 +102,16 @@ def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def intervals(scores: pd.DataFrame, colors: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw a point with its interval per row of (score, low, high), the number written beside it."""
+def intervals(
+    scores: pd.DataFrame, colors: Sequence[str] = COLORS[:1], number: str = "{:.3f}", ax: Axes | None = None
+) -> Axes:
+    """Draw a point with its interval per row of (score, low, high), the number written beside it; colors repeat."""
     ax = ax or plt.gca()
     for position, (score, low, high) in enumerate(scores[["score", "low", "high"]].to_numpy()):
-        color = colors[position % len(colors)] if colors else COLORS[0]
+        color = colors[position % len(colors)]
         ax.plot([low, high], [position, position], color=color, lw=2)
         ax.plot(score, position, "o", color=color, ms=7)
-        ax.annotate(f"{score:.3f}", (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
+        ax.annotate(number.format(score), (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
     ax.set_yticks(range(len(scores)), scores.index)
     ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(min(0.5, scores["low"].min() - 0.02), 1.02))
     return ax

@@ -24,48 +24,41 @@ def answer_titles(names: Iterable[str], answers: Iterable[int], known: Sequence[
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
     """Draw losses and validation macro-F1 by epoch and mark the epoch that is kept."""
     ax = ax or plt.gca()
-    lines = {"valid_macro_f1": ("o-", COLORS[0]), "valid_loss": ("s--", COLORS[4]), "train_loss": ("s:", COLORS[7])}
-    ends = epochs.iloc[-1].sort_values()
-    heights = _apart(ends.to_numpy(), 0.09 * max(1, epochs.max().max()))
-    for name, height in zip(ends.index, heights, strict=True):
-        style, color = lines[name]
+    lines = {
+        "valid_macro_f1": ("validation macro-F1", "o-", COLORS[0]),
+        "valid_loss": ("validation loss", "s--", COLORS[4]),
+        "train_loss": ("training loss", "s:", COLORS[7]),
+    }
+    top = max(1, epochs.max().max())
+    ends = epochs.iloc[-1].sort_values().dropna()  # epoch 0 has no training loss
+    for name, height in zip(ends.index, _apart(ends.to_numpy(), 0.09 * top), strict=True):
+        label, style, color = lines[name]
         ax.plot(epochs.index, epochs[name], style, color=color)
-        if np.isfinite(ends[name]):
-            label = name.replace("valid_macro_f1", "validation macro-F1").replace("_loss", " loss")
-            ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
+        ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
     side = "right" if best else "left"  # of epoch 0, so that the label stays inside
-    offset = (-4, 4) if best else (4, 4)
-    ax.annotate(f"kept: epoch {best}", (best, 0.5), offset, textcoords="offset points", ha=side, color=COLORS[1])
+    ax.annotate(f" kept: epoch {best} ", (best, 0.5), ha=side, color=COLORS[1])
     ax.set_xticks(epochs.index)
-    ax.set(xlabel="epoch", ylim=(0, 1.1 * max(1, epochs[list(lines)].max().max())))
+    ax.set(xlabel="epoch", ylim=(0, 1.1 * top))
     return ax
 
 
 def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw per row a difference with its interval (difference, low, high), and the line of none."""
-    ax = ax or plt.gca()
-    for position, (difference, low, high) in enumerate(rows[["difference", "low", "high"]].to_numpy()):
-        color = COLORS[7]  # grey: no difference beyond doubt
-        if low > 0:
-            color = COLORS[2]
-        elif high < 0:
-            color = COLORS[1]
-        ax.plot([low, high], [position, position], color=color, lw=2)
-        ax.plot(difference, position, "o", color=color, ms=7)
-        ax.annotate(f"{difference:+.3f}", (difference, position), (0, 7), textcoords="offset points", ha="center")
+    """Draw per row a difference with its interval (difference, low, high): green above 0, orange below, else grey."""
+    colors = np.select([rows["low"] > 0, rows["high"] < 0], [COLORS[2], COLORS[1]], COLORS[7])
+    ax = intervals(rows.rename(columns={"difference": "score"}), colors, "{:+.3f}", ax)
     ax.axvline(0, color="black", lw=0.8)
-    ax.set_yticks(range(len(rows)), rows.index)
-    ax.set(ylim=(len(rows) - 0.5, -0.6))
+    ax.autoscale(axis="x")
     return ax
 
 
 def two_scores(section: dict, images: int, tested: int, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 out of fold and on the test part, as the report's section has them, with intervals."""
-    rows = {f"out of fold, {images} images": "oof", f"test part, {tested} images": "test"}
-    scores = [[section[f"{name}_macro_f1"], *section[f"{name}_macro_f1_ci95"]] for name in rows.values()]
-    table = pd.DataFrame(scores, list(rows), ["score", "low", "high"])
-    ax = intervals(table, ax=ax or plt.gca())
+    rows = {
+        f"out of fold, {images} images": [section["oof_macro_f1"], *section["oof_macro_f1_ci95"]],
+        f"test part, {tested} images": [section["test_macro_f1"], *section["test_macro_f1_ci95"]],
+    }
+    ax = intervals(pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"]), ax=ax)
     ax.set(xlabel="macro-F1, 95 % interval")
     return ax
 
@@ -86,13 +79,11 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
     ax = ax or plt.gca()
     ax.plot(rows["coverage"], rows["accuracy"], color=COLORS[0])
     ax.axhline(accuracy, color=COLORS[7], lw=0.8, ls=":")
-    kept = rows[rows["threshold"] >= threshold].iloc[-1:]
-    ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
-    for place in kept[["coverage", "accuracy"]].to_numpy():
-        label = f"sure of {threshold:.2f} or more"
-        side = "right" if place[0] > 0.5 else "left"
-        offset = (-6, -14) if place[0] > 0.5 else (6, -14)
-        ax.annotate(label, place, offset, textcoords="offset points", ha=side, color=COLORS[1])
+    for _, kept in rows[rows["threshold"] >= threshold].iloc[-1:].iterrows():
+        ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
+        side = "right" if kept["coverage"] > 0.5 else "left"
+        label, place = f"  sure of {threshold:.2f} or more  ", (kept["coverage"], kept["accuracy"])
+        ax.annotate(label, place, (0, -14), textcoords="offset points", ha=side, color=COLORS[1])
     ax.set(xlabel="share of images answered", ylabel="accuracy of the answers", xlim=(0, 1.02))
     return ax
 
