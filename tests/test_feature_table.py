@@ -14,11 +14,9 @@ from utils.images import scan_folder
 from utils.model import predict
 from utils.train.feature_table import FeatureTable, attach_head, extract
 from utils.train.head import Head
-from utils.train.strategies import Strategy
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["apple", "tomato"]
-VARIED = Strategy("vary tomatoes", augmented=[1])
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def test_rows_belong_to_their_images_whatever_the_row_labels_are(photos, table):
     assert len(table.paths) == 9 + 6 + 2 * 6 and list(table.paths[:15]) == list(index["path"])
     assert table.as_they_are.sum() == 15 and table.as_they_are[:15].all()
     part = index.sample(7, random_state=0)
-    rows = table.of(part, VARIED)
+    rows = table.of(part, augmented=[1])
     counts = pd.Series(rows.paths).value_counts()
     assert set(rows.paths) == set(part["path"])
     assert all(counts[path] == (3 if path.startswith("tomato") else 1) for path in part["path"])
@@ -58,7 +56,7 @@ def test_rows_belong_to_their_images_whatever_the_row_labels_are(photos, table):
 def test_images_as_they_are_come_in_the_order_asked_for(photos, table):
     index, image_set = photos
     part = index.sample(7, random_state=1)
-    plain = table.plain(part)
+    plain = table.of(part)
     assert list(plain.paths) == list(part["path"]) and list(plain.groups) == list(part["group"])
     np.testing.assert_allclose(plain.features, extract_features(all_blocks(2), make_loader(image_set(part))), atol=1e-6)
     assert table.last_features_of(all_blocks(2), part).shape == (7, 4096)
@@ -82,7 +80,8 @@ def test_logits_from_features_are_those_of_the_network_and_of_a_fine_tuned_one(p
     expected, _ = predict(model, make_loader(image_set(part), 64))
     assert np.abs(expected - logits).max() > 0.01
     np.testing.assert_allclose(table.predict(model, part)[0], expected, atol=1e-4)
-    assert np.abs(table.features_of(model, part) - table.plain(part).features).max() > 0.01
+    changed = table.last_features_of(model, part)
+    assert np.abs(changed - table.of(part).features[:, -4096:]).max() > 0.01
 
 
 def test_the_last_layer_of_a_copy_becomes_the_head(table):

@@ -86,7 +86,7 @@ def test_each_class_is_left_out_once_and_training_never_sees_it(known):
 
     def fit(train, valid):
         trained_on.append(set(train["class"]) | set(valid["class"]))
-        rows = table.plain(train)
+        rows = table.of(train)
         return attach_head(Body(60, 4), Head(num_classes=4).fit(rows.features, rows.labels, rows.groups))
 
     shown = novelty.leave_classes_out(fit, table, index, fold_of, Body(60, 4))

@@ -42,15 +42,16 @@ def a_table(counts: tuple = (6, 6, 2), versions: int = 1) -> FeatureTable:
 )
 def test_each_strategy_trains_on_what_it_says(name, counts):
     table, (strategy, _) = a_table(), choose(name, None, ["rare"], CLASSES)
-    assert np.bincount(table.labels[strategy.rows(table)]).tolist() == counts
+    index = pd.DataFrame({"path": table.paths, "class": np.array(CLASSES)[table.labels]})[:14]
+    train = index.iloc[strategy.repeat(index["class"])]
+    assert np.bincount(table.of(train, strategy.augmented).labels).tolist() == counts
     assert (strategy.class_weight == "balanced") == (name == "class weights")
-    index = pd.DataFrame({"class": np.array(CLASSES)[table.labels[:14]]})
     in_an_epoch = [6, 6, 6 if name == "oversampling" else 2]
-    assert strategy.repeated(index)["class"].value_counts(sort=False).tolist() == in_an_epoch
+    assert train["class"].value_counts(sort=False).tolist() == in_an_epoch
 
 
 def test_every_image_is_there_before_one_is_repeated():
-    positions = Strategy("oversampling", oversample=True).repeat(np.arange(14), a_table().labels[:14])
+    positions = Strategy("oversampling", oversample=True).repeat(a_table().labels[:14])
     assert set(positions) == set(range(14)) and (positions[:14] == np.arange(14)).all()
 
 

@@ -267,7 +267,7 @@ def notebook_cells(project: Path, settings: dict) -> list[tuple[list[str], str]]
             cells.append((tags, "".join(cell["source"])))
         if "parameters" in tags:
             cells.append(([], "\n".join(f"{name} = {value!r}" for name, value in settings.items())))
-        if "section.update(baseline.report_scores" in "".join(cell["source"]):
+        if "section.update(scores.report_out_of_fold" in "".join(cell["source"]):
             return cells
     raise AssertionError("no cell scores the recipe out of fold")
 

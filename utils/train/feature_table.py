@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,7 @@ from utils.config import THREADS
 from utils.datasets import ImageDataset, make_loader
 from utils.features import extract_features, fingerprint, last_block
 from utils.model import is_small, predict, replace_classifier
-
-if TYPE_CHECKING:
-    from utils.train.head import Head
-    from utils.train.strategies import Strategy
+from utils.train.head import Head
 
 
 class FeatureTable(NamedTuple):
@@ -48,25 +45,25 @@ class FeatureTable(NamedTuple):
         selected = self._replace(features=self.features[rows], paths=self.paths[rows])
         return selected._replace(labels=self.labels[rows], groups=self.groups[rows])
 
-    def of(self, part: pd.DataFrame, strategy: Strategy) -> FeatureTable:
-        """Select what a last layer is fitted to: the images in `part`, as the strategy repeats and varies them."""
-        inside = pd.Index(self.paths).isin(part["path"])
-        return self.take(np.flatnonzero(inside)[strategy.rows(self.take(inside))])
+    def of(self, part: pd.DataFrame, augmented: Sequence[int] = ()) -> FeatureTable:
+        """Select the images in `part` as they are and in its order, then the random versions of those of some labels.
 
-    def plain(self, part: pd.DataFrame) -> FeatureTable:
-        """Select the images in `part`, rows of the table of images, as they are and in its order."""
-        rows = pd.Series(np.flatnonzero(self.as_they_are), self.paths[self.as_they_are])
-        return self.take(rows.loc[part["path"]].to_numpy())
+        An image that `part` has several times is selected as often.
+        """
+        return self.take(self.positions(part["path"], augmented))
 
-    def features_of(self, model: nn.Module, part: pd.DataFrame) -> np.ndarray:
-        """Return the features (N, D) that `model` has of the images in `part`."""
-        if fingerprint(model) != self.body:
-            return extract_features(model, make_loader(self.image_set(part)))
-        return self.plain(part).features
+    def positions(self, paths: Sequence[str], augmented: Sequence[int] = ()) -> np.ndarray:
+        """Find the rows of images, selected as in `of`."""
+        plain = self.as_they_are
+        first = pd.Series(np.flatnonzero(plain), self.paths[plain])
+        varied = ~plain & np.isin(self.labels, augmented) & pd.Index(self.paths).isin(paths)
+        return np.concatenate([first.loc[paths], np.flatnonzero(varied)])
 
     def last_features_of(self, model: nn.Module, part: pd.DataFrame) -> np.ndarray:
-        """Return the features (N, L) of the images in `part` that the network's own last layer sees."""
-        return last_block(self.features_of(model, part), self.sizes)
+        """Return what `model` has of the images in `part`: the features (N, L) that its own last layer sees."""
+        if fingerprint(model) == self.body:
+            return last_block(self.of(part).features, self.sizes)
+        return last_block(extract_features(model, make_loader(self.image_set(part))), self.sizes)
 
     def predict(self, model: nn.Module, part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (N, C) and labels (N,) of the images in `part`.
@@ -75,7 +72,7 @@ class FeatureTable(NamedTuple):
         """
         if fingerprint(model) != self.body:
             return predict(model, make_loader(self.image_set(part)))
-        rows, layer = self.plain(part), model.get_classifier()
+        rows, layer = self.of(part), model.get_classifier()
         with torch.inference_mode():
             logits = layer(torch.from_numpy(rows.features).to(layer.weight.device))
         return logits.cpu().numpy(), rows.labels

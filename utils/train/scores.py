@@ -23,7 +23,7 @@ def report_out_of_fold(oof: OutOfFold, table: FeatureTable, index: pd.DataFrame,
     `baseline`: `macro_f1` and `ci95`, `chance`, and the `difference` of the recipe's score to the baseline's, paired,
     with its interval by group (`difference_ci95`).
     """
-    rows = table.plain(index)
+    rows = table.of(index)
     probabilities = predict_baseline(rows, index["class"], fold_of)
     recipe = repeated_score(oof.logits, oof.labels, rows.groups)
     baseline = repeated_score(probabilities, oof.labels, rows.groups)

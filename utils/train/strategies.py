@@ -35,23 +35,13 @@ class Strategy(NamedTuple):
     class_weight: str | None = None
     oversample: bool = False
 
-    def rows(self, table: FeatureTable) -> np.ndarray:
-        """Select, and perhaps repeat, the rows of a table to fit a last layer to; → positions."""
-        plain = np.flatnonzero(table.as_they_are)
-        if self.oversample:
-            return self.repeat(plain, table.labels[plain])
-        return np.flatnonzero(table.as_they_are | np.isin(table.labels, self.augmented))
-
-    def repeated(self, train: pd.DataFrame) -> pd.DataFrame:
-        """Repeat the images in `train`, rows of the table of images, if this is oversampling."""
-        return train.iloc[self.repeat(np.arange(len(train)), train["class"].factorize()[0])]
-
-    def repeat(self, positions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Repeat positions (N,) of images with `labels` (N,) if this is oversampling."""
+    def repeat(self, labels: Sequence) -> np.ndarray:
+        """Give positions of images with labels (N,): each once and, in oversampling, again until classes are alike."""
+        numbers = pd.factorize(np.asarray(labels))[0]
+        positions, counts = np.arange(len(numbers)), np.bincount(numbers)
         if not self.oversample:
             return positions
-        counts = np.bincount(labels)
-        more = [np.resize(positions[labels == label], counts.max() - counts[label]) for label in np.unique(labels)]
+        more = [np.resize(positions[numbers == number], counts.max() - counts[number]) for number in set(numbers)]
         return np.concatenate([positions, *more])
 
 
@@ -118,12 +108,13 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
 
 def _predict(table: FeatureTable, compared: dict[str, Strategy], image_of: np.ndarray) -> dict[str, np.ndarray]:
     """Predict all rows (M,), by heads that saw no row of their group; `image_of` (M,) numbers the images behind."""
-    plain, jobs, places = table.as_they_are, [], []
+    plain, jobs, places = table.take(table.as_they_are), [], []
     for key, strategy in compared.items():
         head = Head(table.sizes, table.labels.max() + 1, strategy.class_weight)
-        for train, test in grouped_folds(table.labels[plain], table.groups[plain]):
-            known, held_out = (np.flatnonzero(np.isin(image_of, part)) for part in (train, test))
-            jobs.append((head, known[strategy.rows(table.take(known))], held_out))
+        for train, test in grouped_folds(plain.labels, plain.groups):
+            repeated = train[strategy.repeat(plain.labels[train])]
+            held_out = np.flatnonzero(np.isin(image_of, test))
+            jobs.append((head, table.positions(plain.paths[repeated], strategy.augmented), held_out))
             places.append((key, held_out))
     predictions = {key: np.zeros(len(table.labels), dtype=int) for key in compared}
     found = fit_and_predict(table.features, table.labels, table.groups, jobs, "strategies")
