@@ -54,7 +54,7 @@ def test_it_is_trained_on_what_the_recipe_was_trained_on(known, monkeypatch):
     predict = scores.fit_and_predict
 
     def noted(features, labels, groups, given, name):
-        jobs.extend(given)
+        jobs.extend(job for of_repeat in given.values() for job in of_repeat)
         return predict(features, labels, groups, given, name)
 
     monkeypatch.setattr(scores, "fit_and_predict", noted)

@@ -58,15 +58,16 @@ Job = tuple[ClassifierMixin, np.ndarray, np.ndarray]  # a classifier, the rows t
 
 
 def fit_and_predict(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jobs: Sequence[Job], name: str
-) -> list[np.ndarray]:
-    """Fit classifiers to some rows of features (M, D) and predict others; → probabilities (n, C) of each job.
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jobs: dict[object, list[Job]], name: str
+) -> dict[object, np.ndarray]:
+    """Fit classifiers to some rows of features (M, D) and predict others; → by key of `jobs`, probabilities (M, C).
 
-    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that take them. Jobs run side by side.
+    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that take them. Jobs run side by side. Rows that
+    none of a key's jobs predicts stay 0.
     """
     num_classes = labels.max() + 1
 
-    def answer(job: Job) -> np.ndarray:
+    def predict(job: Job) -> np.ndarray:
         classifier, train, test = job
         if len(np.unique(labels[train])) < 2:
             classifier = DummyClassifier()  # others refuse one class
@@ -77,9 +78,14 @@ def fit_and_predict(
             probabilities[:, fitted.classes_] = fitted.predict_proba(features[test])
         return probabilities
 
+    listed = [(key, job) for key, key_jobs in jobs.items() for job in key_jobs]
+    predicted = {key: np.zeros((len(labels), num_classes)) for key in jobs}
     with warnings.catch_warnings():  # many classes of few images are what there is, and no regression problem
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return list(parallel.run(answer, jobs, name, THREADS))
+        results = parallel.run(predict, [job for _, job in listed], name, THREADS)
+        for (key, (_, _, test)), probabilities in zip(listed, results, strict=True):
+            predicted[key][test] = probabilities
+    return predicted
 
 
 def out_of_fold(
@@ -94,13 +100,11 @@ def out_of_fold(
     Folds are cut anew in each of the `repeats`; None: three, and one from 2,000 images on.
     """
     repeats = repeats or (3 if len(labels) < MANY else 1)
-    parts = [(repeat, *part) for repeat in range(repeats) for part in grouped_folds(labels, groups, SEED + repeat)]
-    jobs = [(classifier, train, test) for _, train, test in parts]
-    probabilities = np.zeros((repeats, len(labels), labels.max() + 1))
-    found = fit_and_predict(features, labels, groups, jobs, "probe")
-    for (repeat, _, test), predicted in zip(parts, found, strict=True):
-        probabilities[repeat, test] = predicted
-    return probabilities
+    jobs = {
+        repeat: [(classifier, train, test) for train, test in grouped_folds(labels, groups, SEED + repeat)]
+        for repeat in range(repeats)
+    }
+    return np.stack(list(fit_and_predict(features, labels, groups, jobs, "probe").values()))
 
 
 class OutOfFold(NamedTuple):

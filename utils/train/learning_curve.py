@@ -1,5 +1,6 @@
 """The learning curve: scores of heads by the number of images that they are trained on, and what more would bring."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
@@ -93,11 +94,10 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
     image_of = pd.factorize(table.paths)[0]  # the first rows are the images as they are
     count = image_of.max() + 1
     labels, groups = table.labels[:count], table.groups[:count]
-    images, answers = np.zeros((len(shares), num_classes)), np.zeros((len(shares), draws, count), dtype=int)
     folds, generator = grouped_folds(labels, groups), np.random.default_rng(SEED)
     if count >= MANY:
         folds = folds[:2]  # they are enough
-    head, places_of_jobs, jobs = Head(table.sizes, num_classes), [], []
+    head, images, jobs = Head(table.sizes, num_classes), np.zeros((len(shares), num_classes)), defaultdict(list)
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
         places[train] = _nested_places(labels[train], groups[train], generator)
@@ -105,13 +105,12 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
         for size, share in enumerate(shares):
             images[size] += np.bincount(labels[places < share], minlength=num_classes) / (len(folds) * draws)
             if share < 1 or draw == 0:  # all groups are the same ones in every draw
-                places_of_jobs.append((size, [draw] if share < 1 else list(range(draws))))
-                jobs.append((head, np.flatnonzero((places < share)[image_of]), test))
+                jobs[size, draw].append((head, np.flatnonzero((places < share)[image_of]), test))
     found = fit_and_predict(table.features, table.labels, table.groups, jobs, "learning curve")
-    for (size, of_draws), (_, _, test), probabilities in zip(places_of_jobs, jobs, found, strict=True):
-        answers[size][np.ix_(of_draws, test)] = probabilities.argmax(axis=1)
     held_out = np.sort(np.concatenate([test for _, test in folds]))
-    return Curve(images, thinned, answers[..., held_out], labels[held_out], groups[held_out])
+    answers = {key: probabilities[held_out].argmax(axis=1) for key, probabilities in found.items()}
+    of_draws = [[answers.get((size, draw), answers[size, 0]) for draw in range(draws)] for size in range(len(shares))]
+    return Curve(images, thinned, np.array(of_draws), labels[held_out], groups[held_out])
 
 
 def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:

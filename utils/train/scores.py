@@ -49,13 +49,13 @@ def predict_baseline(rows: FeatureTable, classes: pd.Series, fold_of: np.ndarray
     """
     features = compact(last_block(rows.features, rows.sizes))
     probe = LogisticRegression(class_weight="balanced", max_iter=1000)
-    parts = [(repeat, *masks) for repeat, folds in enumerate(fold_of) for masks in fold_parts(classes, folds)]
-    jobs = [(probe, np.flatnonzero(~test & ~valid), np.flatnonzero(test)) for _, test, valid in parts]
-    probabilities = np.zeros((*fold_of.shape, rows.labels.max() + 1))
-    found = fit_and_predict(features, rows.labels, rows.groups, jobs, "baseline")
-    for (repeat, test, _), predicted in zip(parts, found, strict=True):
-        probabilities[repeat, test] = predicted
-    return probabilities
+    jobs = {
+        repeat: [
+            (probe, np.flatnonzero(~test & ~valid), np.flatnonzero(test)) for test, valid in fold_parts(classes, row)
+        ]
+        for repeat, row in enumerate(fold_of)
+    }
+    return np.stack(list(fit_and_predict(features, rows.labels, rows.groups, jobs, "baseline").values()))
 
 
 def tabulate(section: dict) -> pd.DataFrame:

@@ -108,19 +108,15 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
 
 def _predict(table: FeatureTable, compared: dict[str, Strategy], image_of: np.ndarray) -> dict[str, np.ndarray]:
     """Predict all rows (M,), by heads that saw no row of their group; `image_of` (M,) numbers the images behind."""
-    plain, jobs, places = table.take(table.as_they_are), [], []
+    plain, jobs = table.take(table.as_they_are), {key: [] for key in compared}
     for key, strategy in compared.items():
         head = Head(table.sizes, table.labels.max() + 1, strategy.class_weight)
         for train, test in grouped_folds(plain.labels, plain.groups):
             repeated = train[strategy.repeat(plain.labels[train])]
-            held_out = np.flatnonzero(np.isin(image_of, test))
-            jobs.append((head, table.positions(plain.paths[repeated], strategy.augmented), held_out))
-            places.append((key, held_out))
-    predictions = {key: np.zeros(len(table.labels), dtype=int) for key in compared}
+            rows = table.positions(plain.paths[repeated], strategy.augmented)
+            jobs[key].append((head, rows, np.flatnonzero(np.isin(image_of, test))))
     found = fit_and_predict(table.features, table.labels, table.groups, jobs, "strategies")
-    for (key, held_out), probabilities in zip(places, found, strict=True):
-        predictions[key][held_out] = probabilities.argmax(axis=1)
-    return predictions
+    return {key: probabilities.argmax(axis=1) for key, probabilities in found.items()}
 
 
 def _artefact_rate(predicted: np.ndarray, image_of: np.ndarray, labels: np.ndarray, minority: Sequence[int]) -> float:
