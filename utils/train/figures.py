@@ -101,35 +101,9 @@ def learning_curve(measured: list[dict], extended: list[dict], ax: Axes | None =
     times = (extended["images"][1:] / extended["images"][0]).map("\n{:g}×".format)
     ticks = [f"{count:.0f}" for count in measured["images"]]
     ticks += [f"{count:.0f}{more}" for count, more in zip(extended["images"][1:], times, strict=True)]
-    _by_ratio(ax, [*measured["images"], *extended["images"][1:]], ticks)
-    ax.set(xlabel="images per class to train on", ylabel="macro-F1 on groups never seen")
-    return ax
-
-
-def recall_curves(recall: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
-    """Draw each class's recall (rows of images, score, low, high); of many classes, the six lowest ones."""
-    ax, curves = ax or plt.gca(), {name: pd.DataFrame(rows) for name, rows in recall.items()}
-    shown = sorted(curves, key=lambda name: curves[name]["score"].iloc[-1])[:6]
-    ends = np.array([curves[name]["score"].iloc[-1] for name in shown])
-    heights = _apart(ends, 0.07)
-    heights -= max(0, heights[-1] - 1)
-    farthest = max(curves[name]["images"].iloc[-1] for name in shown)
-    for name, end, height in zip(shown, ends, heights, strict=True):
-        table, color = curves[name], COLORS[list(curves).index(name) % len(COLORS)]
-        ax.fill_between(table["images"], table["low"], table["high"], color=color, alpha=0.12, lw=0)
-        ax.plot(table["images"], table["score"], "o-", ms=4, color=color)
-        ax.plot([table["images"].iloc[-1], farthest], [end, end], ":", lw=0.8, color=color)
-        ax.annotate(name, (farthest, height), (8, 0), textcoords="offset points", color=color, va="center")
-    lowest = min(curves[name]["images"].iloc[0] for name in shown)
-    counts = [count for count in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if lowest <= count <= farthest]
-    _by_ratio(ax, counts, list(map(str, counts)))
-    ax.set(xlabel="images of the class to train on", ylabel="recall on groups never seen")
-    return ax
-
-
-def _by_ratio(ax: Axes, counts: Sequence[float], ticks: Sequence[str]) -> None:
-    """Space numbers of images by their ratio, and write some of them."""
     ax.set_xscale("log")
-    ax.set_xticks(counts, ticks)
+    ax.set_xticks([*measured["images"], *extended["images"][1:]], ticks)
     ax.set_xticks([], minor=True)
+    ax.set(xlabel="images per class to train on", ylabel="macro-F1 on groups never seen")
     ax.set_ylim(top=1.02)
+    return ax

@@ -43,8 +43,14 @@ class Curve(NamedTuple):
         """Images to train on, (S,), the mean over the thinned classes."""
         return self.images[:, self.thinned].mean(axis=1)
 
-    def errors(self, label: int | None = None) -> np.ndarray:
-        """1 − macro-F1, or 1 − recall of a class, by size; as measured, then of resampled draws and images (1 + B, S).
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Macro-F1 by size and draw, under rows of image weights (B, N): (S, R, B)."""
+        classes = self.images.shape[1]
+        scores = [[weighted_macro_f1(self.labels, drawn, classes, weights) for drawn in row] for row in self.answers]
+        return np.array(scores)
+
+    def errors(self) -> np.ndarray:
+        """1 − macro-F1 by size; as measured, then of resampled draws and images (1 + B, S).
 
         Images are resampled by group, and the same ones at every size.
         """
@@ -53,8 +59,7 @@ class Curve(NamedTuple):
         weights = np.concatenate([np.ones((1, len(self.labels))), weights])
         chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
         chosen = np.concatenate([np.full((1, draws), 1 / draws), chosen])  # (1 + B, R)
-        scores = [[self._score(answer, weights, label) for answer in answers] for answers in self.answers]
-        return 1 - np.einsum("srb,br->bs", np.array(scores), chosen)
+        return 1 - np.einsum("srb,br->bs", self.scores(weights), chosen)
 
     def deviation(self) -> float:
         """Estimate the standard deviation of macro-F1, at the largest size, over sets of training images.
@@ -62,16 +67,9 @@ class Curve(NamedTuple):
         From draws of a quarter and of half the groups: the variance falls as sets grow, and halves of one set vary half
         as much as sets of that size that share nothing.
         """
-        weights = np.ones((1, len(self.labels)))
-        scores = np.array([[self._score(answer, weights, None)[0] for answer in answers] for answers in self.answers])
+        scores = self.scores(np.ones((1, len(self.labels))))[..., 0]
         quarter, half = scores[-3:-1].var(axis=1, ddof=1)
         return float(np.sqrt((quarter / 2 + half) / 2))
-
-    def _score(self, answer: np.ndarray, weights: np.ndarray, label: int | None) -> np.ndarray:
-        if label is None:
-            return weighted_macro_f1(self.labels, answer, self.images.shape[1], weights)
-        inside = weights[:, self.labels == label]
-        return inside @ (answer[self.labels == label] == label) / np.maximum(inside.sum(axis=1), 1e-12)
 
 
 def trace_curve(table: FeatureTable, num_classes: int, shares: Sequence[float] = SHARES) -> Curve:
@@ -122,12 +120,11 @@ def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.
     return places
 
 
-def measured(curve: Curve, label: int | None = None) -> pd.DataFrame:
-    """List macro-F1, or a class's recall, by `images` to train on; → a row each: images, score, low, high."""
-    scores = 1 - curve.errors(label)
+def measured(curve: Curve) -> pd.DataFrame:
+    """List macro-F1 by the number of images to train on; → a row each: images, score, low, high."""
+    scores = 1 - curve.errors()
     low, high = interval(scores)
-    sizes = curve.sizes if label is None else curve.images[:, label]
-    return pd.DataFrame({"images": sizes, "score": scores[0], "low": low, "high": high})
+    return pd.DataFrame({"images": curve.sizes, "score": scores[0], "low": low, "high": high})
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +174,7 @@ def forecast(curve: Curve, wanted: Sequence[float], deviation: float) -> pd.Data
 
 
 def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more: int) -> dict:
-    """Gather what the report holds: curves, their extension, and what `more` images of each or one class would gain.
+    """Gather what the report holds: the curve, its extension, and what `more` images of each or one class would gain.
 
     `curve` thins all classes, `of_smallest` one. Of new images, heads are trained on the same share as of the others.
     """
@@ -187,7 +184,6 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
     return {
         "macro_f1": measured(curve).to_dict("records"),
         "extended": extended.to_dict("records"),
-        "recall": {name: measured(curve, label).to_dict("records") for label, name in enumerate(classes)},
         "smallest": classes[smallest],
         "gain_smallest": _gain(of_smallest, more, deviation / np.sqrt(len(classes))),  # by one class alone
         "gain_each": _gain(curve, more, deviation),
