@@ -1,7 +1,5 @@
 """Training's figures: every function draws arrays into `ax` (default: the current axes) and returns it."""
 
-from collections.abc import Iterable, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,11 +12,6 @@ def _apart(values: np.ndarray, gap: float) -> np.ndarray:
     """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
     steps = gap * np.arange(len(values))
     return np.maximum.accumulate(values - steps) + steps
-
-
-def answer_titles(names: Iterable[str], answers: Iterable[int], known: Sequence[str]) -> list[str]:
-    """Write for each image its class and, quoted, the answer: a position in the classes `known`."""
-    return [f"{name}: “{known[answer]}”" for name, answer in zip(names, answers, strict=True)]
 
 
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
@@ -49,17 +42,6 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = intervals(rows.rename(columns={"difference": "score"}), colors, "{:+.3f}", ax)
     ax.axvline(0, color="black", lw=0.8)
     ax.autoscale(axis="x")
-    return ax
-
-
-def two_scores(section: dict, images: int, tested: int, ax: Axes | None = None) -> Axes:
-    """Draw macro-F1 out of fold and on the test part, as the report's section has them, with intervals."""
-    rows = {
-        f"out of fold, {images} images": [section["oof_macro_f1"], *section["oof_macro_f1_ci95"]],
-        f"test part, {tested} images": [section["test_macro_f1"], *section["test_macro_f1_ci95"]],
-    }
-    ax = intervals(pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"]), ax=ax)
-    ax.set(xlabel="macro-F1, 95 % interval")
     return ax
 
 

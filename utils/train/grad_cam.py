@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -101,10 +102,20 @@ def grad_cam(model: AllBlocks, images: Tensor, targets: Sequence[int]) -> np.nda
         model.train(training)
 
 
-def explain(model: nn.Module, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the heat (N, H, W), as `grad_cam`, for the class which the model takes each image for; and that class."""
-    answers = predict(model, make_loader(dataset))[0].argmax(axis=1)
-    return grad_cam(model, dataset.stack(), answers), answers
+class Explanation(NamedTuple):
+    """The heat (N, H, W) for the class that each image is taken for, that class (N,), and titles that name it."""
+
+    heat: np.ndarray
+    predicted: np.ndarray
+    titles: list[str]
+
+
+def explain(model: AllBlocks, dataset: ImageDataset, classes: Sequence[str]) -> Explanation:
+    """Compute `grad_cam` of each image for the class that the model takes it for, one of `classes` by its position."""
+    predicted = predict(model, make_loader(dataset))[0].argmax(axis=1)
+    pairs = zip(dataset.index["class"], predicted, strict=True)
+    titles = [f"{name}: “{classes[answer]}”" for name, answer in pairs]
+    return Explanation(grad_cam(model, dataset.stack(), predicted), predicted, titles)
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:

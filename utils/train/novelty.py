@@ -22,7 +22,7 @@ KEPT = 0.95  # of images of the classes, by the threshold
 RESAMPLES = 500
 FITTED_IMAGES = 2000  # at most, to train on and to fit a detector to
 LEFT_OUT = 4  # classes, at most: each is a training
-WORKS = 0.7  # AUROC that the whole interval has to lie above
+REQUIRED = 0.7  # AUROC that the whole interval has to lie above
 
 
 class Detector(NamedTuple):
@@ -143,11 +143,12 @@ def score(shown: pd.DataFrame) -> dict:
         weights = resample_weights(outside, table["group"].to_numpy(), RESAMPLES)
         curves.append(_auroc(distances, outside, np.concatenate([np.ones((1, len(table))), weights])))
         caught.append((distances[outside] > np.quantile(distances[~outside], KEPT)).mean())
-    if not curves:  # so few groups that no class could be left out
-        return {"auroc": np.nan, "auroc_ci95": [np.nan, np.nan], "caught": np.nan, "works": False}
-    auroc, *resampled = np.mean(curves, axis=0)
-    low, high = map(float, np.percentile(resampled, [2.5, 97.5]))
-    return {"auroc": float(auroc), "auroc_ci95": [low, high], "caught": float(np.mean(caught)), "works": low > WORKS}
+    found = {"auroc": np.nan, "auroc_ci95": [np.nan, np.nan], "caught": np.nan, "required": REQUIRED, "works": False}
+    if curves:  # with so few groups, no class could be left out
+        auroc, *resampled = np.mean(curves, axis=0)
+        low, high = map(float, np.percentile(resampled, [2.5, 97.5]))
+        found.update(auroc=float(auroc), auroc_ci95=[low, high], caught=float(np.mean(caught)), works=low > REQUIRED)
+    return found
 
 
 def _auroc(distances: np.ndarray, outside: np.ndarray, weights: np.ndarray) -> np.ndarray:
