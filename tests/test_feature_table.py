@@ -12,8 +12,8 @@ from utils.datasets import Augmentation, ImageDataset, evaluation_transform, mak
 from utils.features import extract_features
 from utils.images import scan_folder
 from utils.model import predict
-from utils.train.feature_table import FeatureTable, attach_head, extract
-from utils.train.head import Head
+from utils.train.feature_table import FeatureTable, extract
+from utils.train.head import Head, attach
 
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["apple", "tomato"]
@@ -69,7 +69,7 @@ def test_without_versions_there_is_a_row_per_image(photos):
 
 def test_logits_from_features_are_those_of_the_network_and_of_a_fine_tuned_one(photos, table):
     index, image_set = photos
-    model = attach_head(all_blocks(2), Head(table.sizes, 2).fit(table.features, table.labels))
+    model = attach(all_blocks(2), Head(table.sizes, 2).fit(table.features, table.labels))
     part = index.sample(7, random_state=0)
     expected, labels = predict(model, make_loader(image_set(part), 64))
     logits, same_labels = table.predict(model, part)
@@ -89,6 +89,6 @@ def test_the_last_layer_of_a_copy_becomes_the_head(table):
     head = Head(table.sizes, 2).fit(table.features, table.labels)
     before = network.classifier.weight.clone()
     with torch.no_grad():
-        logits = attach_head(network, head).classifier(torch.from_numpy(table.features)).numpy()
+        logits = attach(network, head).classifier(torch.from_numpy(table.features)).numpy()
     np.testing.assert_allclose(logits, head.decision_function(table.features), rtol=1e-3, atol=1e-3)
     assert torch.equal(network.classifier.weight, before)

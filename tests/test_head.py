@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 
 from utils.cross_validation import out_of_fold
 from utils.metrics import cross_entropy, macro_f1
-from utils.train.head import ABSENT, Head, fit_discriminants, used
+from utils.train.head import ABSENT, Head, attach, fit_discriminants, used
 
 
 def clouds(classes: int, per_class: int, seed: int = 0, spread: float = 1.0, size: int = 30) -> tuple:
@@ -64,15 +64,13 @@ def test_a_block_counts_the_same_whatever_its_scale_is():
 def test_it_is_said_whether_the_last_layer_sees_inner_blocks():
     from nets import all_blocks
 
-    from utils.train.feature_table import attach_head
-
     network = all_blocks()
     for chosen, inner in (("all blocks", 1.0), ("last", 0.0)):
         head = Head(network.sizes, 3)
         head.classes_, head.intercept_ = np.arange(3), np.zeros(3)
         head.coef_ = np.ones((3, sum(network.sizes)))
         head.coef_[:, : -network.sizes[-1]] = inner
-        assert used(attach_head(network, head)) == chosen
+        assert used(attach(network, head)) == chosen
 
 
 @pytest.mark.parametrize("still", [0, 1e-3])

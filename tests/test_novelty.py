@@ -19,8 +19,8 @@ from utils.onnx_quant.deploy import write_checked
 from utils.predict import Classifier
 from utils.report import render
 from utils.train import novelty
-from utils.train.feature_table import FeatureTable, attach_head
-from utils.train.head import Head
+from utils.train.feature_table import FeatureTable
+from utils.train.head import Head, attach
 
 
 def clouds(classes: int, per_class: int, seed: int = 0, size: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ def test_each_class_is_left_out_once_and_training_never_sees_it(known):
     def fit(train, valid):
         trained_on.append(set(train["class"]) | set(valid["class"]))
         rows = table.of(train)
-        return attach_head(Body(60, 4), Head(num_classes=4).fit(rows.features, rows.labels, rows.groups))
+        return attach(Body(60, 4), Head(num_classes=4).fit(rows.features, rows.labels, rows.groups))
 
     shown = novelty.leave_classes_out(fit, table, index, fold_of, Body(60, 4))
     assert all(len(set(index["class"]) - known) == 1 for known in trained_on)

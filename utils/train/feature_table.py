@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,7 @@ from torch import nn
 from utils.config import THREADS
 from utils.datasets import ImageDataset, make_loader
 from utils.features import extract_features, fingerprint, last_block
-from utils.model import is_small, predict, replace_classifier
-from utils.train.head import Head
+from utils.model import is_small, predict
 
 
 class FeatureTable(NamedTuple):
@@ -106,14 +104,3 @@ def extract(
     table = pd.concat([dataset.index.assign(label=dataset.labels) for dataset in datasets])
     columns = [table[name].to_numpy() for name in ("path", "label", "group")]
     return FeatureTable(features, *columns, getattr(network, "sizes", None), fingerprint(network), image_set)
-
-
-def attach_head(network: nn.Module, head: Head) -> nn.Module:
-    """Copy a network and put a fitted head in place of its last layer; → the copy."""
-    model = copy.deepcopy(network)
-    replace_classifier(model, len(head.classes_))
-    layer = model.get_classifier()
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.coef_))
-        layer.bias.copy_(torch.from_numpy(head.intercept_))
-    return model

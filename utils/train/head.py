@@ -1,16 +1,18 @@
 """The last layer: discriminant analysis on the features of all blocks, as a classifier of scikit-learn."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.linalg import eigh  # with scipy's, heads fitted in two threads take as long as in one
 from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import threadpool_limits
 
 from utils.config import SEED
 from utils.metrics import cross_entropy
-from utils.model import AllBlocks
+from utils.model import AllBlocks, replace_classifier
 from utils.train.calibration import fit_temperature, to_probabilities
 
 AXES = 512  # principal ones, at most: the time of a fit grows with their cube
@@ -194,6 +196,17 @@ class Head(ClassifierMixin, BaseEstimator):
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the most probable class (N,) of features (N, D)."""
         return self.decision_function(features).argmax(axis=1)
+
+
+def attach(network: AllBlocks, head: Head) -> AllBlocks:
+    """Copy a network and put a fitted head in place of its last layer; → the copy."""
+    model = copy.deepcopy(network)
+    replace_classifier(model, len(head.classes_))
+    layer = model.get_classifier()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.coef_))
+        layer.bias.copy_(torch.from_numpy(head.intercept_))
+    return model
 
 
 def used(model: AllBlocks) -> str:
