@@ -46,12 +46,12 @@ def halve(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator
 def foretell(table: FeatureTable) -> pd.DataFrame:
     """Foretell from halves; → a row each: what was expected, what came, and whether that is within the interval."""
     num_classes, generator, rows = table.labels.max() + 1, np.random.default_rng(SEED), []
-    answers = trace_curve(table, num_classes, shares=(1,)).answers[0, 0]
+    answers = trace_curve(table, num_classes, shares=(1,)).predictions[0, 0]
     reached = macro_f1(table.labels, answers, num_classes)
     for half in [half for _ in range(DRAWS) for half in halve(table.labels, table.groups, generator)]:
         curve = trace_curve(table.take(half), num_classes)
         expected = forecast(curve, [2 * curve.sizes[-1]], curve.deviation()).iloc[0]
-        before = macro_f1(curve.labels, curve.answers[-1, 0], num_classes)
+        before = macro_f1(curve.labels, curve.predictions[-1, 0], num_classes)
         gained = macro_f1(curve.labels, answers[half], num_classes) - before
         row = {"before": before, "foretold": expected["macro_f1"], "reached": reached}
         row["holds"] = expected["low"] <= reached <= expected["high"]

@@ -55,7 +55,7 @@ def test_no_head_has_seen_the_group_that_it_predicts():
 def test_of_many_images_some_are_predicted(hard, monkeypatch):
     monkeypatch.setattr(learning_curve, "MANY", 100)
     curve = trace_curve(hard[0], 3, shares=(1,))
-    assert 50 < len(curve.labels) == curve.answers.shape[2] < 65
+    assert 50 < len(curve.labels) == curve.predictions.shape[2] < 65
     assert curve.images[-1].sum() == pytest.approx(0.8 * 144, abs=3)
 
 
@@ -64,7 +64,7 @@ def test_thinning_one_class_leaves_the_others_whole(hard):
     of_last = thin_class(table, curve, 2)
     np.testing.assert_allclose(of_last.images[0, :2], curve.images[-1, :2])
     assert of_last.images[0, 2] == pytest.approx(curve.images[-1, 2] / 2, rel=0.1)
-    assert (of_last.answers[-1, 0] == curve.answers[-1, 0]).all()
+    assert (of_last.predictions[-1, 0] == curve.predictions[-1, 0]).all()
 
 
 def test_power_law_is_found_again():

@@ -7,7 +7,7 @@ import pytest
 from utils.cross_validation import OutOfFold, fold_parts, plan_folds
 from utils.train import scores
 from utils.train.feature_table import FeatureTable
-from utils.train.scores import answer_table, confusion_table, per_class
+from utils.train.scores import confusion_table, per_class, ranked_predictions
 
 CLASSES = ["apple", "cherry", "tomato"]
 
@@ -79,24 +79,24 @@ def test_labels_that_mean_nothing_give_chance(known):
 
 
 @pytest.fixture
-def answers() -> pd.DataFrame:
-    """Two right answers, of which one is unsure, and two mistakes; no image of a tomato."""
+def predictions() -> pd.DataFrame:
+    """Two right predictions, of which one is unsure, and two mistakes; no image of a tomato."""
     part = pd.DataFrame({"path": list("abcd"), "class": ["apple", "apple", "cherry", "cherry"]}, index=[9, 5, 7, 2])
     probabilities = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.3, 0.7, 0.0], [0.1, 0.1, 0.8]])
-    return answer_table(part, probabilities, CLASSES)
+    return ranked_predictions(part, probabilities, CLASSES)
 
 
-def test_the_surest_mistakes_come_first_and_then_what_was_right_but_unsure(answers):
-    assert answers["path"].tolist() == ["d", "b", "c", "a"] and answers.index.tolist() == [2, 5, 7, 9]
-    assert answers["title"].tolist()[0] == "cherry: “tomato” 80%"
+def test_the_surest_mistakes_come_first_and_then_what_was_right_but_unsure(predictions):
+    assert predictions["path"].tolist() == ["d", "b", "c", "a"] and predictions.index.tolist() == [2, 5, 7, 9]
+    assert predictions["title"].tolist()[0] == "cherry: “tomato” 80%"
 
 
-def test_all_classes_are_counted_with_or_without_images(answers):
-    assert confusion_table(answers, CLASSES).to_numpy().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+def test_all_classes_are_counted_with_or_without_images(predictions):
+    assert confusion_table(predictions, CLASSES).to_numpy().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
-def test_scores_of_classes_by_hand(answers):
-    table = per_class(answers, CLASSES)
+def test_scores_of_classes_by_hand(predictions):
+    table = per_class(predictions, CLASSES)
     assert table["images"].tolist() == [2, 2, 0]
     assert table["recall"].tolist() == [0.5, 0.5, 0] and table["precision"].tolist() == [1, 0.5, 0]
     assert table["f1"].tolist() == pytest.approx([2 / 3, 0.5, 0])

@@ -1,4 +1,4 @@
-"""Cross-validation by group: folds, and answers to images that the classifier has not seen."""
+"""Cross-validation by group: folds, and predictions of images that the classifier has not seen."""
 
 import json
 import warnings
@@ -149,14 +149,14 @@ def cross_validate(
         (repeat, *masks) for repeat in range(len(fold_of)) for masks in fold_parts(index["class"], fold_of[repeat])
     ]
 
-    def answer(part: tuple) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Tensor]]:
+    def train_fold(part: tuple) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Tensor]]:
         repeat, is_test, is_valid = part
         model = fit(index[~is_test & ~is_valid], index[is_valid])
         return predict(model, index[is_test]), _own_weights(model, shipped) if repeat == 0 else {}
 
-    answers = parallel.run(answer, parts, "folds", threads)
-    for (repeat, is_test, is_valid), (answered, state) in zip(parts, answers, strict=True):
-        logits[repeat, is_test], labels[is_test] = answered
+    results = parallel.run(train_fold, parts, "folds", threads)
+    for (repeat, is_test, is_valid), (predicted, state) in zip(parts, results, strict=True):
+        logits[repeat, is_test], labels[is_test] = predicted
         trained_on.append((~is_test & ~is_valid).mean())
         if repeat == 0:
             networks.append({"files": list(index["path"][is_test]), "state": state})

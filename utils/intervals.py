@@ -143,9 +143,9 @@ def flip_effects(
 
 def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
     """Macro-F1 of repeated logits or probabilities (R, N, C) and its 95 % interval by group, means over repeats."""
-    answers, num_classes = outputs.argmax(axis=2), outputs.shape[2]
-    low, high = np.mean([macro_f1_interval(labels, answer, num_classes, groups) for answer in answers], axis=0)
-    score = np.mean([macro_f1(labels, answer, num_classes) for answer in answers])
+    predictions, num_classes = outputs.argmax(axis=2), outputs.shape[2]
+    low, high = np.mean([macro_f1_interval(labels, row, num_classes, groups) for row in predictions], axis=0)
+    score = np.mean([macro_f1(labels, row, num_classes) for row in predictions])
     return {"score": float(score), "low": float(low), "high": float(high)}
 
 

@@ -66,7 +66,7 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
         side = "right" if kept["coverage"] > 0.5 else "left"
         label, place = f"  sure of {threshold:.2f} or more  ", (kept["coverage"], kept["accuracy"])
         ax.annotate(label, place, (0, -14), textcoords="offset points", ha=side, color=COLORS[1])
-    ax.set(xlabel="share of images answered", ylabel="accuracy of the answers", xlim=(0, 1.02))
+    ax.set(xlabel="share of images that are not left out", ylabel="accuracy of their predictions", xlim=(0, 1.02))
     return ax
 
 

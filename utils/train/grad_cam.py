@@ -43,8 +43,8 @@ def to_map(output: Tensor, channels_last: bool = False, prefix: int = 0) -> Tens
 def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | None:
     """Find the deepest layer whose map is at least 7×7, else the largest map, and how to lay it out; None without any.
 
-    Candidates are the network's blocks and its last feature map. Of a transformer that answers by one token, the last
-    maps have no say in the answer: without a gradient, a map does not count.
+    Candidates are the network's blocks and its last feature map. Of a transformer that predicts by one token, the last
+    maps have no say in it: without a gradient, a map does not count.
     """
     prefix = getattr(without_head(model.body), "num_prefix_tokens", 0)
     layout = partial(to_map, channels_last=model.channels_last, prefix=prefix)
@@ -61,7 +61,7 @@ def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | N
 
 
 def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
-    """Run a network on an image (1, 3, H, W); → what modules return, as they run, with the answer's gradient."""
+    """Run a network on an image (1, 3, H, W); → what modules return, as they run, with the prediction's gradient."""
     outputs: dict[nn.Module, Tensor] = {}
 
     def remember(module: nn.Module, _: tuple, output: Tensor) -> None:
@@ -114,7 +114,7 @@ def explain(model: AllBlocks, dataset: ImageDataset, classes: Sequence[str]) -> 
     """Compute `grad_cam` of each image for the class that the model takes it for, one of `classes` by its position."""
     predicted = predict(model, make_loader(dataset))[0].argmax(axis=1)
     pairs = zip(dataset.index["class"], predicted, strict=True)
-    titles = [f"{name}: “{classes[answer]}”" for name, answer in pairs]
+    titles = [f"{name}: “{classes[label]}”" for name, label in pairs]
     return Explanation(grad_cam(model, dataset.stack(), predicted), predicted, titles)
 
 

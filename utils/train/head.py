@@ -108,8 +108,8 @@ class Head(ClassifierMixin, BaseEstimator):
 
     `sizes` counts the features of each block, those of the network's own last layer being the last; None: all are. Each
     block is scaled to a total variance of 1. Features are centered, not standardized: those that hardly vary, as under
-    a plain background, would get weights that turn INT8's rounding into the answer. `num_classes` may exceed the
-    classes that have rows: those without are never the answer. `class_weight` "balanced" gives all equal priors.
+    a plain background, would get weights that turn INT8's rounding into the prediction. `num_classes` may exceed the
+    classes that have rows: those without are never predicted. `class_weight` "balanced" gives all equal priors.
 
     Fitted: `coef_` (C, D), `intercept_` (C,), `classes_` (C,), `candidates_`, the log-loss of each, and `chosen_`.
     """
@@ -137,7 +137,7 @@ class Head(ClassifierMixin, BaseEstimator):
         return self
 
     def _keep(self, weight: np.ndarray, bias: np.ndarray, temperature: float, present: np.ndarray) -> None:
-        """Store the layer, moved so that the same answers need a smaller range."""
+        """Store the layer, moved so that the same predictions need a smaller range."""
         self.coef_ = (weight - weight[present].mean(axis=0)) / temperature
         self.intercept_ = (bias - bias[present].mean()) / temperature
         self.intercept_[np.setdiff1d(self.classes_, present)] = ABSENT

@@ -26,15 +26,16 @@ FARTHEST = 4  # times as many images, to extend a curve to
 
 
 class Curve(NamedTuple):
-    """What heads that were trained on parts of the groups answer to images of groups that they never saw.
+    """What heads that were trained on parts of the groups predict of images of groups that they never saw.
 
     `images` (S, C) counts the images of each class that a head was trained on, from few to all, of which only the
-    classes `thinned` vary. `answers` (S, R, N) are classes, by size and draw, to images of `labels` (N,) and `groups`.
+    classes `thinned` vary. `predictions` (S, R, N) are classes, by size and draw, of images with `labels` (N,) and
+    `groups`.
     """
 
     images: np.ndarray
     thinned: list[int]
-    answers: np.ndarray
+    predictions: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
 
@@ -46,7 +47,9 @@ class Curve(NamedTuple):
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Macro-F1 by size and draw, under rows of image weights (B, N): (S, R, B)."""
         classes = self.images.shape[1]
-        scores = [[weighted_macro_f1(self.labels, drawn, classes, weights) for drawn in row] for row in self.answers]
+        scores = [
+            [weighted_macro_f1(self.labels, drawn, classes, weights) for drawn in row] for row in self.predictions
+        ]
         return np.array(scores)
 
     def errors(self) -> np.ndarray:
@@ -54,7 +57,7 @@ class Curve(NamedTuple):
 
         Images are resampled by group, and the same ones at every size.
         """
-        generator, draws = np.random.default_rng(SEED), self.answers.shape[1]
+        generator, draws = np.random.default_rng(SEED), self.predictions.shape[1]
         weights = resample_weights(self.labels, self.groups, RESAMPLES)
         weights = np.concatenate([np.ones((1, len(self.labels))), weights])
         chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
@@ -85,7 +88,7 @@ def thin_class(table: FeatureTable, curve: Curve, label: int) -> Curve:
     """Trace what a single class does to the scores: half of its groups, in one draw, and all of them, as in `curve`."""
     half = _trace(table, [label], curve.images.shape[1], (1 / 2,), draws=1)
     images = np.stack([half.images[0], curve.images[-1]])
-    return half._replace(images=images, answers=np.stack([half.answers[0], curve.answers[-1, :1]]))
+    return half._replace(images=images, predictions=np.stack([half.predictions[0], curve.predictions[-1, :1]]))
 
 
 def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
@@ -106,8 +109,10 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
                 jobs[size, draw].append((head, np.flatnonzero((places < share)[image_of]), test))
     found = fit_and_predict(table.features, table.labels, table.groups, jobs, "learning curve")
     held_out = np.sort(np.concatenate([test for _, test in folds]))
-    answers = {key: probabilities[held_out].argmax(axis=1) for key, probabilities in found.items()}
-    of_draws = [[answers.get((size, draw), answers[size, 0]) for draw in range(draws)] for size in range(len(shares))]
+    predicted = {key: probabilities[held_out].argmax(axis=1) for key, probabilities in found.items()}
+    of_draws = [
+        [predicted.get((size, draw), predicted[size, 0]) for draw in range(draws)] for size in range(len(shares))
+    ]
     return Curve(images, thinned, np.array(of_draws), labels[held_out], groups[held_out])
 
 

@@ -70,11 +70,11 @@ def tabulate(section: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["macro-F1", "low", "high"])
 
 
-def report_test(answers: pd.DataFrame, classes: Sequence[str]) -> dict:
-    """Score an `answer_table` of the test part for the report: macro-F1 with its interval by group, and each class."""
-    labels, predictions = (answers[column].map(list(classes).index).to_numpy() for column in ("class", "prediction"))
-    interval = macro_f1_interval(labels, predictions, len(classes), answers["group"].to_numpy())
-    by_class = per_class(answers, classes)[["precision", "recall", "f1"]]
+def report_test(table: pd.DataFrame, classes: Sequence[str]) -> dict:
+    """Score the test part's `ranked_predictions` for the report: macro-F1, its interval by group, and each class."""
+    labels, predictions = (table[column].map(list(classes).index).to_numpy() for column in ("class", "prediction"))
+    interval = macro_f1_interval(labels, predictions, len(classes), table["group"].to_numpy())
+    by_class = per_class(table, classes)[["precision", "recall", "f1"]]
     return {
         "test_macro_f1": macro_f1(labels, predictions, len(classes)),
         "test_macro_f1_ci95": list(interval),
@@ -82,7 +82,7 @@ def report_test(answers: pd.DataFrame, classes: Sequence[str]) -> dict:
     }
 
 
-def answer_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+def ranked_predictions(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """Make a `prediction_table` with titles, the most telling first: the surest mistakes, then what was least sure."""
     table = prediction_table(part, probabilities, classes)
     table["title"] = table["class"] + ": “" + table["prediction"] + "” " + table["probability"].map("{:.0%}".format)
@@ -90,18 +90,18 @@ def answer_table(part: pd.DataFrame, probabilities: np.ndarray, classes: Sequenc
     return table.iloc[np.lexsort((doubt, table["correct"]))]
 
 
-def confusion_table(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def confusion_table(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Count who is taken for whom in a `prediction_table`: a row per true class, a column per predicted one.
 
     Of many classes, the most confused ones.
     """
-    counts = pd.crosstab(answers["class"], answers["prediction"], rownames=["true class"], colnames=["predicted class"])
+    counts = pd.crosstab(table["class"], table["prediction"], rownames=["true class"], colnames=["predicted class"])
     return most_confused(counts.reindex(index=classes, columns=classes, fill_value=0))
 
 
-def per_class(answers: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def per_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Score each class of a `prediction_table`: precision, recall, f1, images, and Wilson's 95 % intervals."""
-    truth, predicted = answers["class"], answers["prediction"]
+    truth, predicted = predictions["class"], predictions["prediction"]
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     table = pd.DataFrame(np.array(scores).T, classes, ["precision", "recall", "f1", "images"])
     for name in classes:
