@@ -176,7 +176,7 @@ def table(**rows: tuple[float, float, float, float]) -> pd.DataFrame:
 
 def test_fastest_of_those_as_good_as_the_best_is_taken():
     found = table(
-        large=(0.990, np.nan, np.nan, 4.0),
+        large=(0.990, 0.0, 0.0, 4.0),
         middle=(0.985, -0.005, 0.01, 2.0),
         sure_to_be_worse=(0.984, -0.006, -0.001, 1.0),
         far_behind=(0.950, -0.040, 0.02, 0.5),
@@ -190,7 +190,7 @@ def test_fastest_of_those_as_good_as_the_best_is_taken():
 
 
 def test_a_budget_that_nothing_fits_is_named_with_what_there_is():
-    found = table(a=(0.9, np.nan, np.nan, 2.0), b=(0.8, -0.1, 0.1, 1.5))
+    found = table(a=(0.9, 0.0, 0.0, 2.0), b=(0.8, -0.1, 0.1, 1.5))
     assert list(networks.affordable(found, networks.Constraints("", 1.6))) == [False, True]
     with pytest.raises(InputError, match=r"BUDGET_MS 0.1 .*the fastest takes about 1.50 ms and the smallest 1 kB"):
         networks.affordable(found, networks.Constraints("", 0.1))

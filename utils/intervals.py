@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, gamma, norm, t
 
 from utils.config import SEED
@@ -166,6 +167,25 @@ def macro_f1_difference_interval(
     rare_low, rare_high = paired_interval(effects, largest, groups)
     shift = macro_f1(labels, second, num_classes) - macro_f1(labels, first, num_classes) - effects.sum()
     return max(-1.0, min(float(low), rare_low + shift)), min(1.0, max(float(high), rare_high + shift))
+
+
+def compare_predictions(
+    predictions: dict[str, np.ndarray], reference: str, labels: np.ndarray, groups: np.ndarray
+) -> pd.DataFrame:
+    """Compare predictions (N,) by name with those of a `reference`; → a row each: macro_f1, difference, low, high.
+
+    The difference is the macro-F1 minus that of the reference, paired, with its 95 % interval.
+    """
+    num_classes, rows = labels.max() + 1, {}
+    first = predictions[reference]
+    for name, second in predictions.items():
+        interval = 0.0, 0.0
+        if name != reference:
+            interval = macro_f1_difference_interval(labels, first, second, num_classes, groups)
+        rows[name] = macro_f1(labels, second, num_classes), *interval
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high"])
+    table.insert(1, "difference", table["macro_f1"] - table.loc[reference, "macro_f1"])
+    return table
 
 
 def repeated_difference(

@@ -16,7 +16,7 @@ from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.eda.probes import LINEAR, frozen_features
 from utils.features import to_onnx
 from utils.files import remembered
-from utils.intervals import macro_f1_difference_interval, macro_f1_interval
+from utils.intervals import compare_predictions, macro_f1_interval
 from utils.metrics import macro_f1
 from utils.model import build_model
 from utils.pretrained import PACKAGED, is_installed, split_arch
@@ -149,17 +149,12 @@ def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
 def compare_with(table: pd.DataFrame, reference: str, found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
     """Add each network's macro-F1 minus that of a `reference`, paired, with its 95 % interval.
 
-    The columns are difference, difference_low and difference_high, empty for the reference itself.
+    The columns are difference, difference_low and difference_high.
     """
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
-    first, compared = np.array(found[reference]["predictions"]), table.copy()
-    compared[["difference", "difference_low", "difference_high"]] = np.nan
-    for name in table.index.drop(reference):
-        second = np.array(found[name]["predictions"])
-        interval = macro_f1_difference_interval(labels, first, second, labels.max() + 1, groups)
-        difference = table.loc[name, "macro_f1"] - table.loc[reference, "macro_f1"]
-        compared.loc[name, ["difference", "difference_low", "difference_high"]] = difference, *interval
-    return compared
+    predictions = {name: np.array(found[name]["predictions"]) for name in table.index}
+    compared = compare_predictions(predictions, reference, labels, groups).drop(columns="macro_f1")
+    return table.join(compared.rename(columns={"low": "difference_low", "high": "difference_high"}))
 
 
 def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
@@ -180,7 +175,7 @@ def choose(table: pd.DataFrame) -> str:
     As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
     and with many a loss is that does not matter; so both count.
     """
-    good = (table["difference"].fillna(0) >= -TIE) & (table["difference_high"].fillna(0) >= 0)
+    good = (table["difference"] >= -TIE) & (table["difference_high"] >= 0)
     return str(table.loc[good, "int8_ms"].idxmin())
 
 
@@ -200,11 +195,10 @@ def describe_hint(arch: str, table: pd.DataFrame) -> str:
 
 def entries(table: pd.DataFrame) -> list[dict]:
     """Shape the table for the report."""
-    shaped = table.rename_axis("name").reset_index().fillna({"difference": 0})  # from itself, the reference has none
+    shaped = table.rename_axis("name").reset_index()
     shaped["ci95"] = table[["low", "high"]].to_numpy().tolist()
-    shaped["difference_ci95"] = table[["difference_low", "difference_high"]].fillna(0).to_numpy().tolist()
-    columns = ["name", "macro_f1", "ci95", "latency_ms", "bytes", "int8_ms", "int8_kb"]
-    return shaped[[*columns, "difference", "difference_ci95"]].to_dict("records")
+    shaped["difference_ci95"] = table[["difference_low", "difference_high"]].to_numpy().tolist()
+    return shaped.drop(columns=["low", "high", "difference_low", "difference_high"]).to_dict("records")
 
 
 def _names(listed: str | None) -> list[str]:

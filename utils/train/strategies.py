@@ -13,8 +13,7 @@ from torch import nn
 from utils.config import SEED, listing, require
 from utils.cross_validation import fit_and_predict, grouped_folds
 from utils.datasets import ImageDataset
-from utils.intervals import macro_f1_difference_interval
-from utils.metrics import macro_f1
+from utils.intervals import compare_predictions
 from utils.train.feature_table import FeatureTable, extract
 from utils.train.head import Head
 
@@ -90,20 +89,13 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
     95 % interval by group. The artefact rate is the share of varied images of other classes that a head takes for the
     minority although it does not take the image itself for it.
     """
-    plain, labels = np.flatnonzero(table.as_they_are), table.labels[table.as_they_are]
-    num_classes = labels.max() + 1
+    plain = np.flatnonzero(table.as_they_are)
     image_of = pd.Index(table.paths[plain]).get_indexer(table.paths)
-    predictions = _predict(table, strategies(minority, num_classes), image_of)
-    first, rows = predictions[DEFAULT][plain], {}
-    for key, predicted in predictions.items():
-        score = macro_f1(labels, predicted[plain], num_classes)
-        interval = 0.0, 0.0  # the first is compared with itself
-        if key != DEFAULT:
-            interval = macro_f1_difference_interval(labels, first, predicted[plain], num_classes, table.groups[plain])
-        rows[key] = score, *interval, _artefact_rate(predicted, image_of, table.labels, minority)
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high", "artefact_rate"])
-    frame.insert(1, "difference", frame["macro_f1"] - frame.loc[DEFAULT, "macro_f1"])
-    return frame
+    predicted = _predict(table, strategies(minority, table.labels.max() + 1), image_of)
+    of_images = {key: rows[plain] for key, rows in predicted.items()}
+    found = compare_predictions(of_images, DEFAULT, table.labels[plain], table.groups[plain])
+    found["artefact_rate"] = [_artefact_rate(rows, image_of, table.labels, minority) for rows in predicted.values()]
+    return found
 
 
 def _predict(table: FeatureTable, compared: dict[str, Strategy], image_of: np.ndarray) -> dict[str, np.ndarray]:
