@@ -1,16 +1,12 @@
 """Scores and their uncertainty, against other implementations and by simulation."""
 
-import math
-
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, f1_score
 
 from utils.intervals import (
     macro_f1_difference_interval,
     macro_f1_interval,
-    mcnemar_p,
     repeated_difference,
     resample_weights,
     share_interval,
@@ -32,15 +28,6 @@ def test_scores_equal_scikit_learn(absent):
 
 def test_one_pass_over_the_data_counts_an_absent_class_as_zero():
     assert macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 3) == pytest.approx(2 / 3)
-
-
-def test_wilson_interval_equals_its_formula():
-    z = norm.ppf(0.975)
-    for hits, total in [(46, 46), (8, 8), (0, 5), (3, 7), (290, 304)]:
-        share = hits / total
-        center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-        half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-        assert wilson_interval(hits, total) == pytest.approx((center - half, center + half), abs=1e-9)
 
 
 def test_share_of_single_images_has_wilsons_interval_and_alike_ones_a_wider_one():
@@ -113,13 +100,3 @@ def test_against_itself_there_is_no_difference():
     probabilities, labels = generator.random((2, 60, 3)), np.arange(60) % 3
     difference, low, high = repeated_difference(probabilities, probabilities, labels, np.arange(60))
     assert low < difference == 0 < high, "what did not change here may change elsewhere"
-
-
-def test_mcnemar_equals_the_sum_of_binomial_terms():
-    for fixed, broken in [(0, 5), (0, 6), (2, 9), (4, 4), (1, 0)]:
-        total, small = fixed + broken, min(fixed, broken)
-        tail = sum(math.comb(total, count) for count in range(small + 1)) / 2**total
-        assert mcnemar_p(fixed, broken) == pytest.approx(min(1, 2 * tail))
-        assert mcnemar_p(fixed, broken) == pytest.approx(binomtest(broken, total).pvalue)
-    assert mcnemar_p(0, 0) == 1
-    assert mcnemar_p(0, 6) < 0.05 < mcnemar_p(0, 5)
