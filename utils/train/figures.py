@@ -45,6 +45,12 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def score_caption(section: dict, name: str) -> str:
+    """Write macro-F1 with its 95 % interval, as the report's section has it under `name`: oof or test."""
+    low, high = section[f"{name}_macro_f1_ci95"]
+    return f"macro-F1 {section[f'{name}_macro_f1']:.3f} ({low:.3f} to {high:.3f})"
+
+
 def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """Draw accuracy against confidence, a line per table (confidence, accuracy), and the diagonal that is right."""
     ax = ax or plt.gca()
@@ -66,7 +72,7 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
         side = "right" if kept["coverage"] > 0.5 else "left"
         label, place = f"  sure of {threshold:.2f} or more  ", (kept["coverage"], kept["accuracy"])
         ax.annotate(label, place, (0, -14), textcoords="offset points", ha=side, color=COLORS[1])
-    ax.set(xlabel="share of images that are not left out", ylabel="accuracy of their predictions", xlim=(0, 1.02))
+    ax.set(xlabel="coverage, share of all images", ylabel="accuracy", xlim=(0, 1.02))
     return ax
 
 
