@@ -5,6 +5,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
+python run.py --data my/photos --quick            a first verdict in half the time; says what it leaves out
 python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
 python run.py predict PHOTO FOLDER --name mine    classify photos, and all in folders, with the file that a run ships
@@ -39,6 +40,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
 WIDTH = 100  # of a line that is printed
+LEFT_OUT = (
+    "Left out by --quick: the notebooks' further evidence (photos of something else, whether more photos would help, "
+    "faults in photos, other runtimes), and a second round of folds."
+)
 NEEDED = {  # by command: a package that tells whether this Python can do it
     "run": "nbclient",
     "predict": "onnxruntime",
@@ -97,7 +102,8 @@ def main() -> int:
         return write_kit(settings)
     if arguments.command == "judge":
         return judge(arguments.photos, settings.get("NAME", ""))
-    return run_notebooks(settings, ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", ""))
+    folder = ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", "")
+    return run_notebooks(settings, folder, arguments.quick)
 
 
 def on_stop(action: Callable[[int, object], None]) -> None:
@@ -145,6 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
+    parser.add_argument("--quick", action="store_true", help="leave out further evidence, and repeat the folds once")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="predict: write a table of all probabilities, too")
     parser.add_argument(
@@ -197,6 +204,8 @@ def read_settings(arguments: argparse.Namespace) -> dict:
         settings["ARCH"] = arguments.arch
     if arguments.cluster:
         settings["CLUSTER"] = arguments.cluster
+    if arguments.quick:
+        settings.setdefault("REPEATS", 1)
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")
@@ -374,29 +383,36 @@ def run_pip(arguments: list[str], patience: float = 0) -> int:
     return process.wait()
 
 
-def run_notebooks(settings: dict, folder: Path) -> int:
+def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
     """Execute the notebooks in order into `folder`, a line for each, and print the result; → exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     results = ROOT / "checkpoints" / settings.get("NAME", "")
     for name in NOTEBOOKS:
         print(f"{name:16}", end="", flush=True)
         started = time.perf_counter()
-        if failure := execute(name, settings, folder / f"{name}.ipynb"):
+        if failure := execute(name, settings, folder / f"{name}.ipynb", quick):
             print(f"stopped\n\n{failure}", file=sys.stderr)
             return 1
         report = json.loads((results / "report.json").read_text(encoding="utf-8"))
         print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report)}")
     print_result(report, settings.get("NAME", ""), folder, results)
+    if quick:
+        print(f"\n{textwrap.fill(LEFT_OUT, WIDTH)}")
     return 0
 
 
-def execute(name: str, settings: dict, target: Path) -> str | None:
-    """Run one notebook with `settings` in place of its own and write it to `target`; → what went wrong, if anything."""
+def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str | None:
+    """Run one notebook with `settings` in place of its own and write it to `target`; → what went wrong, if anything.
+
+    If it is to be `quick`, its further evidence is left out.
+    """
     import nbformat
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     prepare(notebook, settings)
+    if quick:
+        leave_out_further_evidence(notebook)
     failure = None
     try:
         run_cells(notebook)
@@ -421,6 +437,14 @@ def prepare(notebook, settings: dict) -> None:
     if lines:
         cell = new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
         notebook.cells.insert(parameters_cell(notebook) + 1, cell)
+
+
+def leave_out_further_evidence(notebook) -> None:
+    """Keep the main line alone, and say so in its last cell."""
+    from nbformat.v4 import new_markdown_cell
+
+    end = next(place for place, cell in enumerate(notebook.cells) if cell.source.startswith("# Further evidence"))
+    notebook.cells[end:] = [new_markdown_cell(LEFT_OUT)]
 
 
 def run_cells(notebook) -> None:
@@ -489,9 +513,9 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
         ("the notebooks, with their plots", "in place" if folder == ROOT else relative(folder)),
         ("models, report.json and MODEL_CARD.md", relative(results)),
     ]
-    text = render(
-        "result.txt", report=report, next_steps=[step for step in next_steps if suspects or step[0][0] != "0"]
-    )
+    if not suspects:
+        del next_steps[3]
+    text = render("result.txt", report=report, next_steps=next_steps, width=max(len(how) for _, how in next_steps))
     print("\n" + "\n".join(textwrap.fill(line, WIDTH) if line else "" for line in text.splitlines()))
 
 
