@@ -21,7 +21,8 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 
 from utils.config import project_path
 from utils.eda.duplicates import describe_colors, describe_features, group_by_looks
-from utils.images import list_images, read_image, read_pictures, scan_folder
+from utils.images import read_image, read_pictures, scan_folder
+from utils.layout import list_images
 from utils.split import count_leaks, name_groups, split_index
 
 COPIES = 3
@@ -51,7 +52,7 @@ def alter(image: Image.Image, way: str, generator: np.random.Generator) -> Image
 def make_copies(source: Path, target: Path) -> pd.Series:
     """Write each photo and its copies under random names; → the photo that each file shows, by the file's path."""
     generator, shown = np.random.default_rng(0), {}
-    for name, photo in list_images(source):
+    for photo, name, *_ in list_images(source):
         (target / name).mkdir(exist_ok=True)
         image = read_image(photo)
         for way in ["", *generator.permutation(["mirrored", "cropped", "turned", "brightened", "compressed"])[:COPIES]]:
@@ -64,9 +65,9 @@ def make_copies(source: Path, target: Path) -> pd.Series:
     return pd.Series(shown)
 
 
-def objects(paths: pd.Series, pattern: str) -> pd.Series:
+def objects(index: pd.DataFrame, pattern: str) -> pd.Series:
     """Say which object each photo shows."""
-    return paths.str.partition("/")[0] if pattern == "class" else name_groups(paths, pattern)
+    return index["class"] if pattern == "class" else name_groups(index, pattern)
 
 
 def pair_scores(groups: pd.Series, truth: pd.Series) -> tuple[float, float]:
@@ -102,9 +103,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as target:
         shown = make_copies(source, Path(target))
         index, _ = scan_folder(Path(target))
-        print_rows("with three copies of each", Path(target), index, objects(index["path"].map(shown), given.groups))
+        photos = index.assign(path=index["path"].map(shown))
+        print_rows("with three copies of each", Path(target), index, objects(photos, given.groups))
     index, _ = scan_folder(source)
-    print_rows("as they are", source, index, objects(index["path"], given.groups))
+    print_rows("as they are", source, index, objects(index, given.groups))
 
 
 if __name__ == "__main__":

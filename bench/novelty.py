@@ -21,7 +21,7 @@ from utils.config import SEED, project_path
 from utils.cross_validation import fold_numbers, grouped_folds
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import extract_features, last_block
-from utils.images import list_images
+from utils.layout import list_images
 from utils.model import build_model
 from utils.train.head import Head
 from utils.train.novelty import KEPT, fit_detector
@@ -65,7 +65,7 @@ def read_others(folders: list[str], arch: str, cache: Path) -> dict[str, np.ndar
     model, preprocessing = build_model(arch)
     features = {}
     for folder in map(project_path, folders):
-        rows = [(path.relative_to(folder).as_posix(), name) for name, path in list_images(folder)]
+        rows = [(path.relative_to(folder).as_posix(), name) for path, name, *_ in list_images(folder)]
         index = pd.DataFrame(rows, columns=["path", "class"])
         dataset = ImageDataset(folder, index, sorted(index["class"].unique()), evaluation_transform(preprocessing))
         features["/".join(folder.parts[-2:])] = extract_features(model, make_loader(dataset), cache)

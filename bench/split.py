@@ -39,7 +39,7 @@ def main() -> None:
     """Print mean and standard deviation for both splits."""
     splits = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     index, _ = scan_folder(DATA)
-    groups = {"by fruit": name_groups(index["path"], r"(apple|cherry|tomato)_\d+"), "by image": index["path"]}
+    groups = {"by fruit": name_groups(index, r"(apple|cherry|tomato)_\d+"), "by image": index["path"]}
     for name, group in groups.items():
         table = index.assign(group=group)
         names = prepare(table)

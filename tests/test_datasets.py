@@ -52,13 +52,13 @@ def test_group_with_most_images_is_trained_on(seed):
 
 @pytest.mark.parametrize(("pattern", "groups"), [("", 3), (r"\d*", 3), (r"[a-z]+", 2), (r"[a-z]+_\d", 3)])
 def test_names_that_begin_alike_are_a_group(pattern, groups):
-    paths = pd.Series(["x/cup_1.jpg", "x/cup_2.jpg", "x/jug_1.jpg"])
-    assert name_groups(paths, pattern).nunique() == groups
+    index = pd.DataFrame({"path": ["x/cup_1.jpg", "x/cup_2.jpg", "x/jug_1.jpg"], "class": "x"})
+    assert name_groups(index, pattern).nunique() == groups
 
 
 def test_pattern_that_is_none_is_named():
     with pytest.raises(InputError, match="GROUPS '\\(' is no regular expression"):
-        name_groups(pd.Series(["x/cup_1.jpg"]), "(")
+        name_groups(pd.DataFrame({"path": ["x/cup_1.jpg"], "class": "x"}), "(")
 
 
 def test_leaks_are_pairs_of_one_group_in_two_parts():

@@ -196,7 +196,8 @@ def test_images_whose_names_do_not_fit_are_grouped_by_their_looks(altered):
 
 
 def test_names_of_the_fruit_group_the_embedded_images_alone(tmp_path):
-    paths = pd.Series([f"apple/apple_20240611_{number:03d}.jpg" for number in range(9)])
-    assert name_groups(paths, group_pattern(None, tmp_path)).nunique() == 9
-    assert name_groups(paths, group_pattern(None, EMBEDDED)).nunique() == 1
+    paths = [f"apple/apple_20240611_{number:03d}.jpg" for number in range(9)]
+    index = pd.DataFrame({"path": paths, "class": "apple"})
+    assert name_groups(index, group_pattern(None, tmp_path)).nunique() == 9
+    assert name_groups(index, group_pattern(None, EMBEDDED)).nunique() == 1
     assert group_pattern("", EMBEDDED) == "" and group_pattern("a", tmp_path) == "a"

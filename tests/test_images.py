@@ -15,7 +15,8 @@ from conftest import ROOT, fill_folder, fingerprint
 from PIL import Image, ImageOps
 
 from utils.config import InputError
-from utils.images import count_skipped, read_image, scan_folder
+from utils.images import read_image, scan_folder
+from utils.layout import find_images
 from utils.page.tryout import swapped_profile
 
 
@@ -280,13 +281,6 @@ def test_folders_that_hold_no_classes_are_explained(folder, tmp_path):
         scan_folder(folder / "사과")
 
 
-def test_a_folder_that_is_split_already_is_not_taken_for_classes(tmp_path):
-    for part in ("train", "val"):
-        fill_folder(tmp_path / "data" / part, {"cherry": 2, "tomato": 2})
-    with pytest.raises(InputError, match="train"):
-        scan_folder(tmp_path / "data")
-
-
 def test_photos_of_a_phone_are_read_upright_and_what_is_left_out_is_counted(tmp_path):
     """HEIC as an iPhone writes it, AVIF, and beside them the films and edits of Live Photos."""
     half = Image.new("RGB", (40, 20), "red")
@@ -304,7 +298,7 @@ def test_photos_of_a_phone_are_read_upright_and_what_is_left_out_is_counted(tmp_
         (tmp_path / "photos" / name).write_bytes(b"no image")
     good, refused = scan_folder(tmp_path / "photos")
     assert {"cat/IMG_1.HEIC", "dog/IMG_2.avif"} <= set(good["path"]) and refused.empty
-    assert count_skipped(tmp_path / "photos") == {".mov": 2, ".aae": 1, "(no extension)": 1}
+    assert find_images(tmp_path / "photos")[1] == {".mov": 2, ".aae": 1, "(no extension)": 1}
 
 
 @pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.ppm", "a.jp2", "a.tga", "a.qoi", "a.pcx", "a.dib", "photo"])
@@ -318,7 +312,7 @@ def test_whatever_pillow_reads_is_an_image(folder, name):
         (folder / "cherry" / other).write_bytes(b"no photo")
     good, refused = scan_folder(folder)
     assert f"cherry/{name}" in set(good["path"]) and len(good) == 7 and refused.empty
-    assert count_skipped(folder) == {"(no extension)": 3, ".mpg": 1, ".h5": 1, ".eps": 1, ".json": 1}
+    assert find_images(folder)[1] == {"(no extension)": 3, ".mpg": 1, ".h5": 1, ".eps": 1, ".json": 1}
 
 
 @pytest.mark.parametrize("name", ["cat ", " cat", "cat\N{NO-BREAK SPACE}", "Cat "])

@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import re
+import tempfile
 import threading
 from collections.abc import Iterable
 from functools import cache
@@ -41,8 +42,19 @@ def project_path(path: str | Path) -> Path:
 
 def run_folder(name: str = "") -> Path:
     """Create and return the folder that holds everything one run produces: ``checkpoints/<name>``."""
-    folder = CHECKPOINTS / name
-    folder.mkdir(parents=True, exist_ok=True)
+    return make_folder(CHECKPOINTS / name)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder, if there is none, and return it; raises InputError where it cannot be made or written to."""
+    require(not folder.is_file(), f"{relative(folder)} is a file: give this run another name (--name; NAME in Jupyter)")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"{relative(folder)} cannot be written to ({error.strerror}): copy the project to where you may write"
+        ) from None
     return folder
 
 
@@ -65,13 +77,13 @@ def listing(names: Iterable[object], limit: int = 8) -> str:
     return ", ".join(names if more < 2 else [*names[:limit], f"and {more} more"])
 
 
-def by_reason(refused: Iterable[dict]) -> list[str]:
+def by_reason(refused: Iterable[dict], limit: int = 3) -> list[str]:
     """Write refused files (path, reason) a line for each reason, with the first files that it holds for."""
     files: dict[str, list[dict]] = {}
     for file in refused:
         files.setdefault(re.sub(r" \([\d,]+ bytes[^)]*\)", "", file["reason"]), []).append(file)
     reasons = {reason: alike[0]["reason"] if len(alike) == 1 else reason for reason, alike in files.items()}
-    return [f"{listing((file['path'] for file in files[reason]), 3)}: {shown}" for reason, shown in reasons.items()]
+    return [f"{listing((file['path'] for file in files[reason]), limit)}: {shown}" for reason, shown in reasons.items()]
 
 
 def seed_everything(seed: int = SEED) -> None:

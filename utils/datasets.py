@@ -65,9 +65,9 @@ class ImageDataset(Dataset):
     """Images of a folder with their labels; some classes may have a random transform in place of `transform`.
 
     Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
-    drawn from (seed, epoch, the image's path) alone, so an epoch has the same bits in every
-    fold. `index` holds the images' rows of the table. Datasets with the same transforms may share the images that
-    are `prepared`, which stay there once they were asked for, up to 300 MB of them.
+    drawn from (seed, epoch, the image's class and name) alone, so an epoch has the same bits in every fold. `index`
+    holds the images' rows of the table. Datasets with the same transforms may share the images that are `prepared`,
+    which stay there once they were asked for, up to 300 MB of them.
     """
 
     def __init__(
@@ -97,22 +97,23 @@ class ImageDataset(Dataset):
         label = self.labels[position]
         key = self.paths[position], self.epoch if label in self.augmented_labels else None
         if self.prepared is None:
-            return self._prepare(*key), label
+            return self._prepare(position, key[1]), label
         image = self.prepared.get(key)
         if image is None:
-            image = self._prepare(*key)
+            image = self._prepare(position, key[1])
             if (len(self.prepared) + 1) * image.nbytes <= PREPARED_BYTES:
                 self.prepared[key] = image
         return image, label
 
-    def _prepare(self, path: Path, epoch: int | None) -> Tensor:
+    def _prepare(self, position: int, epoch: int | None) -> Tensor:
         """Read an image and prepare it, or vary it as this epoch demands."""
+        path = self.paths[position]
         if self.hashes:
             check_copy(path, self.hashes[path])
         image = read_image(path)
         if epoch is None:
             return self.transform(image)
-        name = zlib.crc32(path.relative_to(self.folder).as_posix().encode())
+        name = zlib.crc32(f"{self.index['class'].iloc[position]}/{path.name}".encode())
         draw = np.random.SeedSequence([self.augmentation.seed, epoch, name]).generate_state(1, np.uint64)
         with RANDOM_NUMBERS, torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(draw[0]))

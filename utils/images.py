@@ -1,14 +1,11 @@
-"""The one way to find and open an image."""
+"""The one way to open an image."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-import os
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -20,18 +17,15 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from utils import parallel
 from utils.config import THREADS, InputError, by_reason, listing, relative, require
 from utils.files import file_size, likely_cause, sha256
+from utils.layout import HEIC, Entry, learn_heic, list_images, path_in
 from utils.parallel import check_copy
 
 if TYPE_CHECKING:  # utils.predict opens images without pandas
     import pandas as pd
 
-COLUMNS = ["path", "class", "width", "height", "mode", "sha256", "pixels", "reason"]
+COLUMNS = ["path", "class", "part", "width", "height", "mode", "sha256", "pixels", "reason"]
 DARK, BLACK = 32, ", nearly black"  # what is added to the mode of an image without a brighter value, of 255
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
-HEIC = {".heic", ".heif"}
-NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow knows them and opens none by itself
-PHOTOS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file without a suffix may be
-SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # of sensors whose data are kept in 16 bits
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
 UNUSUAL_TIFF = "a TIFF of a kind that Pillow does not read; save it as RGB, or as grey of 8 or 16 bits"
@@ -46,74 +40,34 @@ TURNS = {  # from EXIF's orientation to upright
 }
 ORIENTATION = 274  # a tag of EXIF
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF and one of its values
-PARTS_OF_A_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing"}
-LAYOUT = "expected one folder per class with images in it, as in data/train/apple/*.jpg"
 
 
-def scan_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decode every image below ``folder/<class>/`` once and tell good files from bad ones.
+def scan_folder(folder: Path, entries: Sequence[Entry] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every image of a folder once and tell good files from bad ones.
 
-    Returns the index (path relative to `folder`, class, width, height, mode, sha256 of the file, and pixels, a hash of
-    what `read_image` makes of it, equal for exact copies), sorted by path, and the refused files (path, class, reason,
-    sha256). Hidden and system files (``.ipynb_checkpoints``, ``Thumbs.db``) are skipped, and so is what is no
-    image, see `count_skipped`. Raises InputError, naming all at once, when a class is left without images.
+    `entries` are its images and their classes; None: as its folders say, see `layout.list_images`. Returns the index
+    (path relative to `folder`, class, part of a given split, width, height, mode, sha256 of the file, and pixels, a
+    hash of what `read_image` makes of it, equal for exact copies), sorted by class and name, and the refused files
+    (path, class, reason, sha256). Raises InputError, naming all at once, when a class is left without images.
     """
     import pandas as pd
 
-    files = [(name, path, file_size(path)) for name, path in list_images(folder)]
+    entries = list_images(folder) if entries is None else entries
+    files = [(entry, file_size(entry.path)) for entry in entries]
     table = pd.DataFrame(parallel.run(partial(_describe, folder), files, "decode", THREADS), columns=COLUMNS)
-    table = table.sort_values("path", ignore_index=True)
+    # not by path: the same photos are split alike, whatever their folders are
+    table["name"] = [entry.path.name for entry in entries]
+    table = table.sort_values(["class", "name", "path"], ignore_index=True).drop(columns="name")
     readable = table["reason"] == ""
     good = table[readable].drop(columns="reason").reset_index(drop=True)
     refused = table.loc[~readable, ["path", "class", "reason", "sha256"]].reset_index(drop=True)
-    _stop_at_empty_classes(folder, good, refused)
+    if empty := sorted(set(table["class"]) - {""} - set(good["class"])):
+        bad_files = "".join(f"; {files}" for files in by_reason(refused.to_dict("records")))
+        raise InputError(
+            f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or remove the folder"
+            f"{bad_files}"
+        )
     return good, refused
-
-
-def list_images(folder: Path) -> list[tuple[str, Path]]:
-    """List (class, file) for every image below ``folder/<class>/``, by its extension or, without one, by its start."""
-    folders = _class_folders(folder)
-    return [(name, path) for name, class_folder in folders.items() for path in find_images(class_folder)[0]]
-
-
-def find_images(folder: Path) -> tuple[list[Path], Counter]:
-    """Find every image below a folder, by its extension or, without one, by its start; count the others by extension.
-
-    Hidden and system files are skipped uncounted.
-    """
-    files = list(_files(folder))
-    others = Counter(path.suffix.lower() or "(no extension)" for path in files if not _is_photo(path))
-    return [path for path in files if _is_photo(path)], others
-
-
-def path_in(folder: Path, path: Path) -> str:
-    """Write a file's path in the data folder, with slashes; bytes that are not UTF-8, as in old archives, escaped."""
-    return path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
-
-
-def count_skipped(folder: Path) -> dict[str, int]:
-    """Count the files below ``folder/<class>/`` that are no images, by extension, the most first."""
-    counts = sum((find_images(class_folder)[1] for class_folder in _class_folders(folder).values()), Counter())
-    return dict(counts.most_common())
-
-
-@cache
-def extensions() -> frozenset[str]:
-    """List the extensions of the formats that Pillow reads, and HEIC's, whether its package is installed or not."""
-    _learn_heic()
-    formats = Image.registered_extensions()
-    readable = set(Image.OPEN) - NO_PHOTOS | {"MPO"}
-    return frozenset(suffix for suffix, name in formats.items() if name in readable) | HEIC
-
-
-def _is_photo(path: Path) -> bool:
-    """Tell by its extension whether a file is an image or, if it has none, by its first bytes."""
-    if path.suffix:
-        return path.suffix.lower() in extensions()
-    _learn_heic()
-    with suppress(Exception), Image.open(path, formats=[name for name in PHOTOS if name in Image.OPEN]):
-        return True
-    return False
 
 
 def read_image(path: Path) -> Image.Image:
@@ -126,7 +80,7 @@ def read_image(path: Path) -> Image.Image:
     animations and multi-page files the first frame is taken. Raises InputError with the reason when the file cannot be
     decoded completely.
     """
-    _learn_heic()
+    learn_heic()
     try:
         with Image.open(path) as image:
             # Pillow only warns up to twice its limit, and catching a warning is not safe in threads
@@ -137,7 +91,7 @@ def read_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        if path.suffix.lower() in HEIC and not _learn_heic():
+        if path.suffix.lower() in HEIC and not learn_heic():
             raise InputError(
                 f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
             ) from None
@@ -172,17 +126,6 @@ def prepare(image: Image.Image, preprocessing: dict) -> np.ndarray:
     pixels -= np.array(preprocessing["mean"], dtype=np.float32)
     pixels /= np.array(preprocessing["std"], dtype=np.float32)
     return pixels.transpose(2, 0, 1)
-
-
-@cache
-def _learn_heic() -> bool:
-    """Teach Pillow HEIC, the format of iPhones; → whether the package for it is installed."""
-    with suppress(ImportError):  # whoever only predicts may have no such photos
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-        return True
-    return False
 
 
 def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.ndarray:
@@ -256,77 +199,21 @@ def _white(image: Image.Image) -> int:
     return 0
 
 
-def _describe(folder: Path, file: tuple[str, Path, int]) -> tuple:
-    """Make a row of the table, COLUMNS, of a file, given by class, path and bytes."""
-    class_name, path, size = file
+def _describe(folder: Path, file: tuple[Entry, int]) -> tuple:
+    """Make a row of the table, COLUMNS, of a file and its bytes."""
+    (path, label, part, reason), size = file
     check_copy(path, size)
-    name = path_in(folder, path)
+    name, digest = path_in(folder, path), sha256(path)
     try:
+        require(not reason, reason)
         require(name == path.relative_to(folder).as_posix(), "its name is not UTF-8; rename it")
         picture = read_image(path)
     except InputError as error:
-        reason = str(error).removeprefix(f"{relative(path)}: ")
-        return name, class_name, 0, 0, "", sha256(path), "", reason
+        return name, label, part, 0, 0, "", digest, "", str(error).removeprefix(f"{relative(path)}: ")
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
     with Image.open(path) as image:
         # of the file, as the picture is RGB in any case; of 16-bit grey with its white, so that EDA's table tells it
         mode = f"{image.mode}, white {white}" if (white := _white(image)) else image.mode
     if max(brightest for _, brightest in picture.getextrema()) < DARK:
         mode += BLACK
-    return name, class_name, picture.width, picture.height, mode, sha256(path), pixels, ""
-
-
-def _visible(entry: os.DirEntry) -> bool:
-    return not entry.name.startswith(".") and entry.name not in SYSTEM_NAMES
-
-
-def _leads_back(folder: Path, path: str) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
-
-
-def _class_folders(folder: Path) -> dict[str, Path]:
-    """Map class names (NFC) to folders; two spellings of one class stop the run."""
-    if not folder.is_dir():
-        raise InputError(f"the data folder {relative(folder)} does not exist: {LAYOUT}")
-    spellings = defaultdict(list)
-    for entry in os.scandir(folder):
-        if _visible(entry) and entry.is_dir() and not _leads_back(folder, entry.path):
-            name = path_in(folder, Path(entry.path))
-            require(name == entry.name, f"{relative(folder)}: the name of class {name} is not UTF-8; rename the folder")
-            spellings[" ".join(unicodedata.normalize("NFC", name).casefold().split())].append(Path(entry.path))
-    double = [" and ".join(ascii(path.name) for path in paths) for paths in spellings.values() if len(paths) > 1]
-    if double:
-        raise InputError(f"{relative(folder)} spells one class in two ways: {'; '.join(double)}. Merge the folders")
-    if spellings and set(spellings) <= PARTS_OF_A_SPLIT:
-        raise InputError(
-            f"{relative(folder)} holds the parts of a split ({', '.join(sorted(spellings))}), not classes: {LAYOUT}; "
-            "merge the parts, EDA.ipynb splits the data itself"
-        )
-    if len(spellings) < 2:
-        found = sorted(entry.name for entry in os.scandir(folder))[:5]
-        raise InputError(f"{relative(folder)} has {len(spellings)} class folders, found {found}: {LAYOUT}, two or more")
-    return {unicodedata.normalize("NFC", path.name): path for (path,) in sorted(spellings.values())}
-
-
-def _files(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Walk a class folder, but for hidden files; a link back to a folder on the way or above it is not followed."""
-    seen |= {os.path.realpath(folder)}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not _visible(entry):
-            continue
-        if entry.is_dir():
-            if os.path.realpath(entry.path) not in seen and not _leads_back(folder, entry.path):
-                yield from _files(Path(entry.path), seen)
-        else:
-            yield Path(entry.path)
-
-
-def _stop_at_empty_classes(folder: Path, good: pd.DataFrame, refused: pd.DataFrame) -> None:
-    empty = sorted(set(_class_folders(folder)) - set(good["class"]))
-    if empty:
-        bad_files = "".join(f"; {files}" for files in by_reason(refused.to_dict("records")))
-        skipped = ", ".join(f"{suffix} {count}" for suffix, count in count_skipped(folder).items())
-        raise InputError(
-            f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or "
-            f"remove the folder{bad_files}{'; skipped, as no images: ' if skipped else ''}{skipped}"
-        )
+    return name, label, part, picture.width, picture.height, mode, digest, pixels, ""

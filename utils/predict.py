@@ -22,7 +22,8 @@ import numpy as np
 
 from utils.config import CHECKPOINTS, THREADS, InputError, listing, relative
 from utils.files import WRITING, remove_leftovers, whole_file
-from utils.images import find_images, read_image, resize
+from utils.images import read_image, resize
+from utils.layout import find_images
 from utils.report import read_report
 from utils.session import open_session, outdated, read_metadata
 
@@ -47,6 +48,8 @@ class Classifier:
                 f"{relative(path)} takes {expected.name!r} {expected.type} {expected.shape}, not photos: "
                 "give the file that ends in _deploy.onnx, which onnx_quant.ipynb writes beside it"
             )
+        classes = self.details["classes"]  # which may be called unknown themselves
+        self.doubts = {word: f"doubt: {word}" if word in classes else word for word in ("unsure", "unknown")}
         self.size = expected.shape[2], expected.shape[1]  # names where any size will do
         if shrink:
             self.size = (self.details["preprocessing"]["image_size"],) * 2
@@ -69,8 +72,8 @@ class Classifier:
     def doubt(self, outputs: dict[str, np.ndarray]) -> str:
         """Say "unknown" of a photo that resembles no class, "unsure" of one that may be several, else nothing."""
         if outputs.get("novelty", 0) > self.details.get("novelty_above", np.inf):
-            return "unknown"
-        return "unsure" if outputs["probabilities"].max() < self.details.get("abstain_below", 0) else ""
+            return self.doubts["unknown"]
+        return self.doubts["unsure"] if outputs["probabilities"].max() < self.details.get("abstain_below", 0) else ""
 
 
 class Prediction(NamedTuple):
@@ -214,10 +217,10 @@ def summarize(predictions: Sequence[Prediction]) -> str:
     """Count the photos of each class, and the doubtful ones apart, with the classes that they are nearest to."""
     sure = Counter(found.best for found in predictions if not found.doubt)
     counts = [f"{name} {number}" for name, number in sure.most_common()]
-    for doubt in ("unsure", "unknown"):
+    for doubt in sorted({found.doubt for found in predictions} - {""}, reverse=True):
         nearest = Counter(found.best for found in predictions if found.doubt == doubt)
         classes = ", ".join(f"{name} {number}" for name, number in nearest.most_common())
-        counts += [f"{doubt} {nearest.total()} (nearest: {classes})"] if nearest else []
+        counts.append(f"{doubt} {nearest.total()} (nearest: {classes})")
     doubtful = len(predictions) - sure.total()
     return f"{len(predictions)} photos, {doubtful} of them doubtful: {', '.join(counts)}"
 

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from utils.config import InputError, by_reason, listing, relative
+from utils.config import CHECKPOINTS, InputError, by_reason, listing, relative, require
 from utils.files import likely_cause, whole_file
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,6 +21,21 @@ def read_report(run: Path) -> dict:
         raise InputError(
             f"{relative(path)} cannot be read: {likely_cause(path)}. Delete it, and run the notebooks again from EDA on"
         ) from None
+
+
+def check_folder(run: Path, folder: Path) -> str:
+    """Raise InputError when a run holds the results of another folder, which it would replace; → this one's name.
+
+    What lies in ``checkpoints`` itself are the example's, or those of nobody who gave a name.
+    """
+    place = relative(folder.resolve()).encode(errors="backslashreplace").decode()
+    known = read_report(run).get("dataset", {}).get("folder", place)
+    require(
+        run == CHECKPOINTS or known == place,
+        f"{relative(run)} holds the results of {known}, not of {place}: give this run a name of its own (--name; NAME "
+        f"in Jupyter). If the folder was only moved, remove {relative(run / 'report.json')}",
+    )
+    return place
 
 
 def update_report(run: Path, section: str, values: dict) -> None:

@@ -30,6 +30,7 @@ KINDS = {
     **dict.fromkeys(["MARGIN", "MINORITY_MARGIN", "LEARNING_RATE"], Kind(Real, ABOVE_ZERO, 1)),
     **dict.fromkeys(["DATA", "NAME", "CLUSTER"], TEXT),
     **dict.fromkeys(["ARCH", "NETWORKS", "GROUPS", "AUGMENT"], Kind(str, none=True)),
+    **dict.fromkeys(["LABELS", "LABEL_COLUMNS", "SPLIT"], Kind(str, none=True)),
     **dict.fromkeys(["MINORITY", "RUNTIMES"], Kind(str, none=True, many=True)),
     **{"SEED": Kind(Integral, 0, 2**31), "FOLDS": Kind(Integral, 3, none=True), "REPEATS": COUNT._replace(none=True)},
     **{"PAIR": TEXT._replace(many=True), "BATCH_SIZES": COUNT._replace(many=True)},

@@ -9,7 +9,7 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 
 from utils.config import EMBEDDED, SEED, InputError, listing, relative, require
 from utils.files import sha256, whole_file
-from utils.images import list_images, path_in
+from utils.layout import find_images, path_in
 
 PARTS = {"train": 0.70, "valid": 0.15, "test": 0.15}
 REFUSED = "refused"
@@ -36,10 +36,10 @@ def group_pattern(pattern: str | None, folder: Path) -> str:
     return pattern
 
 
-def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
+def name_groups(index: pd.DataFrame, pattern: str) -> pd.Series:
     """Take each image's group (one object, one burst) from its file name: what `pattern` matches at the start.
 
-    Groups are kept apart by folder; an image whose name does not match is a group of its own. Raises InputError when
+    Groups are kept apart by class; an image whose name does not match is a group of its own. Raises InputError when
     the pattern is no regular expression.
     """
     try:
@@ -47,11 +47,11 @@ def name_groups(paths: pd.Series, pattern: str) -> pd.Series:
     except re.error as error:
         raise InputError(f"GROUPS {pattern!r} is no regular expression: {error}") from None
 
-    def group(path: str) -> str:
+    def group(path: str, label: str) -> str:
         match = beginning.match(Path(path).name)
-        return str(Path(path).with_name(match[0]).as_posix()) if match and match[0] else path
+        return f"{label}/{match[0]}" if match and match[0] else path
 
-    return paths.map(group)
+    return pd.Series(map(group, index["path"], index["class"]), index.index)
 
 
 def series_classes(index: pd.DataFrame) -> list[str]:
@@ -70,6 +70,33 @@ def separable_groups(index: pd.DataFrame) -> pd.Series:
         paths = _frames(index, name)
         groups[paths.index] = [f"{name}/frames {10 * rank // len(paths)}" for rank in range(len(paths))]
     return groups
+
+
+def make_split(index: pd.DataFrame, wanted: str | None = None, seed: int = SEED) -> pd.Series:
+    """Assign every image to train, valid or test, by the given test part if there is one and ours is not `wanted`.
+
+    Near-copies of a given test part are REFUSED, as they were tested on what they teach; the others are divided into
+    train and valid as in `split_index`. Of a class that is one series, nothing would remain: it leaks, as there. Raises
+    InputError when a given part is wanted and missing, and when too few images of a class remain.
+    """
+    test = index["part"] == "test"
+    require(wanted != "given" or test.any(), "SPLIT is 'given', but the data folder has no part that is called test")
+    if wanted == "ours" or not test.any():
+        return split_index(index, seed)
+    copies = index["group"].isin(index.loc[test, "group"]) & ~test
+    others, left = ((~test & (one | ~copies)).groupby(index["class"]).sum() for one in (True, False))
+    series = left.index[(left < 3) & (others >= 3)].intersection(series_classes(index))
+    copies &= ~index["class"].isin(series)
+    short = left.index[left < 3].difference(series)
+    require(
+        short.empty,
+        f"{listing(short)}: fewer than 3 images remain to train and validate, without the given test part and its "
+        "near-copies. Add images, or take -p SPLIT=ours, which splits anew",
+    )
+    split = pd.Series("test", index.index).mask(copies, REFUSED)
+    rest = index[~test & ~copies]
+    split[rest.index] = split_index(rest, seed).replace("test", "train")
+    return split
 
 
 def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
@@ -104,10 +131,11 @@ def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
 
 
 def _frames(index: pd.DataFrame, name: str) -> pd.Series:
-    """List a class's paths as a person would number them: 2 before 10."""
+    """List a class's paths as a person would number the files: 2 before 10, whatever folders they are in."""
 
     def numbered(path: str) -> list[str | int]:
-        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"([0-9]+)", path))]
+        parts = re.split(r"([0-9]+)", f"{Path(path).name}/{path}")
+        return [int(part) if position % 2 else part for position, part in enumerate(parts)]
 
     paths = index.loc[index["class"] == name, "path"]
     return paths.loc[sorted(paths.index, key=lambda row: numbered(paths[row]))]
@@ -149,15 +177,36 @@ def count_leaks(groups: pd.Series, split: pd.Series) -> int:
 
 
 def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
-    """Say what the report tells of groups and split, and how many leaks a split of single images would have."""
+    """Say what the report tells of images, groups and split, and how many leaks a split of single images would have."""
+    given = {"given_split": _given_split(index)} if index["part"].any() else {}
+    index = index[index["split"] != REFUSED]
+    counts = index["class"].value_counts().sort_index()
     at_random = split_index(index.assign(group=index["path"]), seed)
-    return {
+    return given | {
+        "images": len(index),
+        "classes": counts.to_dict(),
+        "minority": minority_classes(index["class"]),
         "groups": index["group"].nunique(),
         "series": series_classes(index),
         "split": index["split"].value_counts().to_dict(),
         "leaks": count_leaks(index["group"], index["split"]),
         "random_split_leaks": count_leaks(index["group"], at_random),
     }
+
+
+def _given_split(index: pd.DataFrame) -> dict:
+    """Say how many images each given part has, how many near-duplicate pairs they part, and what was left out."""
+    out, test = index[index["split"] == REFUSED], index[index["split"] == "test"]
+    parts, pairs = index["part"].value_counts().to_dict(), count_leaks(index["group"], index["part"])
+    kept = index.drop(out.index)
+    note = f"the given split parts {pairs} near-duplicate pairs, this one {count_leaks(kept['group'], kept['split'])}"
+    if len(out):
+        copied = test["group"].isin(out["group"]).sum()
+        of_parts = f"{len(out)} images of {' and '.join(out['part'].unique())}"
+        note += f". {of_parts} are near-copies of {copied} of test: left out ({listing(out['path'], 20)})"
+    if lacking := sorted(set(index["class"]) - set(test["class"])):
+        note += f". The test part has no image of {listing(lacking)}, so its macro-F1 counts them as never found"
+    return {"parts": parts, "near_duplicates": pairs, "left_out": len(out), "note": note}
 
 
 def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
@@ -189,9 +238,9 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
 
 
 def _list_changes(folder: Path, index: pd.DataFrame) -> list[str]:
-    on_disk = {path_in(folder, file): file for _, file in list_images(folder)}
-    digests = dict(zip(index["path"], index["sha256"], strict=True))
-    changes = [f"missing: {name}" for name in sorted(set(digests) - set(on_disk))]
+    on_disk = {path_in(folder, file): file for file in find_images(folder)[0]}
+    digests = dict(zip(index["path"], index["sha256"], strict=True))  # none of what was never there
+    changes = [f"missing: {name}" for name in sorted(set(filter(digests.get, digests)) - set(on_disk))]
     changes += [f"new: {name}" for name in sorted(set(on_disk) - set(digests))]
     both = [name for name in digests if name in on_disk]
     return changes + [f"changed: {name}" for name in both if sha256(on_disk[name]) != digests[name]]

@@ -1,20 +1,18 @@
 """What a person decided about images: lists beside the results, as the data folder stays untouched."""
 
-import csv
-import unicodedata
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pandas.errors import ParserError, ParserWarning
 
-from utils.config import CHECKPOINTS, InputError, listing, relative, require
+from utils.config import InputError, listing, project_path, relative, require
+from utils.eda.labels import list_labelled, plain, read_table
 from utils.eda.probes import label_suspects, outliers
 from utils.files import whole_file
-from utils.images import BLACK, count_skipped, scan_folder
-from utils.report import read_report
+from utils.images import BLACK, scan_folder
+from utils.layout import find_images, list_images
+from utils.report import check_folder
 from utils.split import PARTS
 
 COLUMNS = ["path", "sha256", "action", "note"]
@@ -25,26 +23,25 @@ ENDING = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"  # 
 FEW = 10  # images; where all of so many are right, the class's recall may still be 0.7
 
 
-def read_images(folder: Path, run: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+def read_images(
+    folder: Path, run: Path, split: str | None = None, labels: str | None = None, columns: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
 
-    Raises InputError as `apply_corrections` does, and when the run's results are those of another folder, which they
-    would replace; what lies in ``checkpoints`` itself are the example's, or those of nobody who gave a name.
+    Classes are those of the folders, which `split` may say more about (`list_images`), or, if a table is given as
+    `labels`, those of its `columns` (`list_labelled`). Raises InputError as these and `apply_corrections` do, and when
+    the run's results are those of another folder.
     """
-    place = relative(folder.resolve()).encode(errors="backslashreplace").decode()
-    known = read_report(run).get("dataset", {}).get("folder", place)
-    require(
-        run == CHECKPOINTS or known == place,
-        f"{relative(run)} holds the results of {known}, not of {place}: give this run a name of its own (--name; NAME "
-        f"in Jupyter). If the folder was only moved, remove {relative(run / 'report.json')}",
-    )
-    index, refused, counts = apply_corrections(run, *scan_folder(folder))
-    listed = refused[["path", "reason"]].to_dict("records")
+    known = split in (None, "given", "ours", "absent")
+    require(known, f"SPLIT is {split!r}: it must be given, ours, absent or None")
+    place = check_folder(run, folder)
+    entries = list_labelled(folder, project_path(labels), columns) if labels else list_images(folder, split)
+    index, refused, counts = apply_corrections(run, *scan_folder(folder, entries))
     section = {
         "folder": place,
         "images": len(index),
-        "refused": listed,
-        "skipped": count_skipped(folder),
+        "refused": refused[["path", "reason"]].to_dict("records"),
+        "skipped": dict(find_images(folder)[1].most_common()),
         "corrections": counts,
         "caution": cautions(index),
     }
@@ -141,21 +138,7 @@ def read_list(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS, dtype=str)
-    options = {"sep": None, "engine": "python", "dtype": str, "encoding": "utf-8-sig", "keep_default_na": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ParserWarning)  # a cell too many would be lost
-            table = pd.read_csv(path, index_col=False, **options).fillna("").map(_as_typed)
-    except PermissionError:
-        raise InputError(f"{relative(path)} cannot be read: close it where it is open, and run this again") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{relative(path)} is not text in UTF-8: save it as “CSV UTF-8” in the spreadsheet") from None
-    except (ParserError, ParserWarning) as error:
-        reason = f"{error}. Text with a comma in it needs quotes; mend that, and run EDA.ipynb again"
-        raise InputError(f"{relative(path)} cannot be read: {reason}") from None
-    except csv.Error:  # there is nothing that could part columns
-        table = pd.DataFrame()
-    table.columns = [name.strip().lower() for name in table.columns]
+    table = read_table(path).map(_as_typed).rename(columns=str.lower)
     if missing := [name for name in COLUMNS[:3] if name not in table]:
         raise InputError(
             f"{relative(path)} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}, as in the "
@@ -179,14 +162,8 @@ def write_list(path: Path, table: pd.DataFrame) -> None:
         ) from None
 
 
-def plain(path: str) -> str:
-    """Write a path as it is compared: with slashes, its letters in one spelling (NFC)."""
-    return unicodedata.normalize("NFC", path.strip().replace("\\", "/").removeprefix("./"))
-
-
 def _as_typed(cell: str) -> str:
     """Undo what `write_list` does to a cell."""
-    cell = cell.strip()
     return cell.removeprefix("'") if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 

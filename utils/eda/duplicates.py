@@ -62,7 +62,7 @@ def group_images(folder: Path, index: pd.DataFrame, pictures: np.ndarray, patter
     """
     features = describe_features(folder, index, cache)
     pairs = across = pairs_across(index, features)
-    groups, told_by = name_groups(index["path"], pattern), "file name"
+    groups, told_by = name_groups(index, pattern), "file name"
     unnamed = np.flatnonzero(groups == index["path"])
     if len(unnamed):
         colors = describe_colors(pictures, index["class"].to_numpy())
@@ -88,7 +88,7 @@ def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likenes
         return normalize(last_block(rows, network.sizes))
 
     rows = features(ImageDataset(folder, index, classes, prepare))
-    some = index.sort_values("path").sample(min(ALTERED, len(index)), random_state=SEED)
+    some = index.sample(min(ALTERED, len(index)), random_state=SEED)
     altered = ImageDataset(folder, some, classes, prepare, Augmentation(alteration(prepare), classes))
     original = rows[index.index.get_indexer(some.index)]
     first, second = features(altered.in_epoch(0)), features(altered.in_epoch(1))
@@ -183,13 +183,19 @@ def group_by_looks(index: pd.DataFrame, likenesses: Sequence[Likeness]) -> pd.Se
 
 
 def join_groups(index: pd.DataFrame, groups: pd.Series, pairs: Sequence | np.ndarray = ()) -> pd.Series:
-    """Merge the groups of exact copies (same decoded pixels) and of `pairs` (P, 2); named by their first image."""
+    """Merge the groups of exact copies (same decoded pixels) and of `pairs` (P, 2).
+
+    They are named by the class and name of their first image, so that the same photos are split alike, and the same
+    folds are cut, whatever folders they lie in; by its path where another one is called the same.
+    """
     numbers = pd.Series(groups.factorize()[0], index=index.index)
     first_copies = numbers.groupby(index["pixels"]).transform("first").to_numpy()
     numbers = numbers.to_numpy()
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     ones, others = np.concatenate([numbers, numbers[first]]), np.concatenate([first_copies, numbers[second]])
-    return index["path"].groupby(_join(numbers, ones, others)).transform("first")
+    names = index["class"] + "/" + index["path"].str.rpartition("/")[2]
+    names = names.mask(names.duplicated(keep=False), index["path"])
+    return names.groupby(_join(numbers, ones, others)).transform("first")
 
 
 def _chains(likenesses: Sequence[Likeness], members: np.ndarray) -> list[np.ndarray]:

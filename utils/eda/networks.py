@@ -86,7 +86,7 @@ def load(arch: str, folder: Path, index: pd.DataFrame) -> tuple[nn.Module, DataL
 
 def draw_photos(index: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Draw at most `limit` photos of the table, none of the test part, which is to have no say in the choice."""
-    known = index.assign(group=separable_groups(index))[index["split"] != "test"]
+    known = index.assign(group=separable_groups(index))[index["split"].isin(["train", "valid"])]
     known = known.sample(min(limit, len(known)), random_state=SEED).sort_index()
     return known.assign(group=known["group"].factorize()[0])
 
