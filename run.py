@@ -5,6 +5,7 @@
 
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
+python run.py --data my/photos --labels list.csv  the same where a table, and no folders, says the classes
 python run.py --data my/photos --quick            a first verdict in half the time; says what it leaves out
 python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
@@ -147,7 +148,8 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", choices=list(NEEDED), default="run")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder of images per class")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of images, in one folder per class")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="table of file and class, if folders are none")
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
@@ -179,6 +181,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("judge needs what check.py of the kit wrote: python run.py judge answers_….json --name RUN")
     if arguments.command != "predict" and (arguments.csv or arguments.sort):
         parser.error("--csv and --sort go with predict")
+    if arguments.labels and not arguments.data:
+        parser.error("--labels goes with --data, the folder of the images")
     return arguments
 
 
@@ -195,6 +199,10 @@ def read_settings(arguments: argparse.Namespace) -> dict:
         if not folder.is_dir():
             sys.exit(f"run.py: --data {folder}: no such folder. Give one that holds a folder of images per class")
         settings["DATA"] = str(folder.resolve())
+    if arguments.labels:
+        if not arguments.labels.is_file():
+            sys.exit(f"run.py: --labels {arguments.labels}: no such file. Give a table with columns of file and class")
+        settings["LABELS"] = str(arguments.labels.resolve())
     name = str(arguments.name or settings.get("NAME") or (folder.resolve().name if folder else ""))
     if Path(name).name != name or name == "..":
         sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
@@ -281,7 +289,10 @@ def set_up(extra: list[str], build: str | None = None) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
-        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB: make room and run this again")
+        sys.exit(
+            f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB, where you may write: see to that and "
+            "run this again"
+        )
 
 
 def set_up_npm() -> None:
@@ -385,8 +396,7 @@ def run_pip(arguments: list[str], patience: float = 0) -> int:
 
 def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
     """Execute the notebooks in order into `folder`, a line for each, and print the result; → exit code."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = ROOT / "checkpoints" / settings.get("NAME", "")
+    results = prepare_places(settings, folder)
     for name in NOTEBOOKS:
         print(f"{name:16}", end="", flush=True)
         started = time.perf_counter()
@@ -399,6 +409,20 @@ def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
     if quick:
         print(f"\n{textwrap.fill(LEFT_OUT, WIDTH)}")
     return 0
+
+
+def prepare_places(settings: dict, folder: Path) -> Path:
+    """Make the folder of the notebooks and return that of the results, or stop before anything is computed."""
+    from utils.config import InputError, make_folder, project_path, run_folder
+    from utils.report import check_folder
+
+    try:
+        results = run_folder(settings.get("NAME", ""))
+        check_folder(results, project_path(settings.get("DATA", "data/train")))
+        make_folder(folder)
+    except InputError as error:
+        sys.exit(f"run.py: {error}")
+    return results
 
 
 def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str | None:

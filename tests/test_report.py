@@ -144,10 +144,25 @@ def test_command_line_names_bad_files_by_reason_and_what_to_be_careful_about():
     dataset = {"images": 9, "classes": {"a": 9}, "groups": 9, "choice": "x", "refused": refused, "caution": "masks"}
     said = render("headline.txt", notebook="EDA", report={"dataset": dataset | {"skipped": {".mov": 1}}})
     assert [line.strip() for line in said.splitlines()][2:] == [
-        "refused: a/0.jpg, a/1.jpg, a/2.jpg, and 2097 more: it is a pointer",
+        f"refused: {', '.join(f'a/{number}.jpg' for number in range(20))}, and 2080 more: it is a pointer",
         "skipped, as no images: .mov 1",
         "caution: masks",
     ]
+
+
+def test_command_line_names_a_class_that_is_never_recognized(run):
+    train = read_report(run)["train"]
+    train["per_class"] = {"apple": {"recall": 1.0}, "tomato": {"recall": 0.0}}
+    said = render("headline.txt", notebook="train", report={"train": train})
+    assert "of the test part, no image of tomato is recognized" in said
+    train["per_class"]["tomato"]["recall"] = 0.5
+    assert "recognized" not in render("headline.txt", notebook="train", report={"train": train})
+
+
+def test_command_line_says_what_a_given_split_hides():
+    dataset = {"images": 9, "classes": {"a": 9}, "groups": 9, "choice": "x", "refused": []}
+    dataset["given_split"] = {"note": "the given split parts 3 pairs"}
+    assert "the given split parts 3 pairs" in render("headline.txt", notebook="EDA", report={"dataset": dataset})
 
 
 def test_card_says_what_the_report_says(run):

@@ -21,6 +21,9 @@ import run
         (["-p", "RESUME"], "-p RESUME: expected SETTING=VALUE"),
         (["--allow-root"], "unrecognized arguments: --allow-root"),
         (["-p", "EPOCH=5"], "no notebook has a setting EPOCH. There are ACCURACY, AGREEMENT"),
+        (["--name", "conv_net.pth"], "checkpoints/conv_net.pth is a file: give this run another name (--name"),
+        (["--labels", "no.csv"], "--labels goes with --data, the folder of the images"),
+        (["--data", ".", "--labels", "no.csv"], "--labels no.csv: no such file. Give a table with columns of file"),
     ],
 )
 def test_option_that_makes_no_sense(project, arguments, sentence):
@@ -46,6 +49,25 @@ def test_empty_class_stops_before_training_and_lists_all_bad_files(project, tmp_
     assert "apple/page.jpg: not an image; it is a web page" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "checkpoints" / "empty_class" / "split.csv").exists()
+
+
+def test_name_of_another_folder_stops_before_the_first_notebook(project, tmp_path):
+    place = project / "checkpoints" / "photos"
+    place.mkdir()
+    (place / "report.json").write_text('{"dataset": {"folder": "/elsewhere/photos"}}', encoding="utf-8")
+    (tmp_path / "photos").mkdir()
+    done = run_py(project, "--data", str(tmp_path / "photos"))
+    assert done.returncode == 1 and done.stdout == ""
+    assert "checkpoints/photos holds the results of /elsewhere/photos, not of" in done.stderr
+    assert "give this run a name of its own (--name" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_project_that_cannot_be_written_to_is_named(tmp_path):
+    project = copy_project(tmp_path / "project")
+    (project / "runs").write_bytes(b"")  # as hard to write into as a folder that is read-only, for the superuser, too
+    done = run_py(project, "--name", "a")
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "runs/a cannot be written to (Not a directory): copy the project to where you may write" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])

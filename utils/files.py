@@ -26,11 +26,18 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` in one step, and only when the block succeeds.
 
-    A kill or a full disk in the middle leaves the previous file as it was. Raises InputError when the disk is full.
+    A kill or a full disk in the middle leaves the previous file as it was. Raises InputError when the disk is full or
+    nobody may write there.
     """
     path = Path(path)
-    remove_leftovers(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
+    try:
+        remove_leftovers(path.parent)
+        place = tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING)
+    except OSError as error:
+        raise InputError(
+            f"{relative(path)} cannot be written ({error.strerror}): give yourself the right to, or another place"
+        ) from None
+    with place as folder:
         temporary = Path(folder) / path.name
         try:
             yield temporary
