@@ -106,3 +106,14 @@ def test_a_forecast_goes_no_farther_than_four_times_as_many():
     curve = trace_curve(table, 3)
     report = report_curves(curve, thin_class(table, curve, 0), CLASSES, more=5000)
     assert report["gain_smallest"]["images"] == pytest.approx(90, abs=2)
+
+
+def test_a_class_of_three_that_is_never_found_has_no_gain_that_is_sure():
+    """300 good ones and 3 defects, all taken for good: no draw and no resample differs, and yet little is known."""
+    labels = np.repeat([0, 1], [300, 3])
+    images = np.outer(np.array([1 / 8, 1 / 4, 1 / 2, 1]), [240, 2.4])
+    curve = Curve(images, [0, 1], np.zeros((4, 3, 303), dtype=int), labels, np.arange(303))
+    of_smallest = curve._replace(images=images[-2:], thinned=[1], answers=curve.answers[-2:, :1])
+    report = report_curves(curve, of_smallest, ["good", "defect"], more=50)
+    for row in gains(report).itertuples():
+        assert row.high - row.low > 0.2 and row.high > 0.01, row

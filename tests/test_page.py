@@ -361,6 +361,18 @@ def test_verdict_in_a_sentence(in_project, monkeypatch, tmp_path, ship, outcome,
     assert re.search(words, text)
 
 
+def test_headline_is_by_class_where_one_is_never_recognized(in_project):
+    rename_classes(in_project, "never", {})
+    path = in_project / "checkpoints" / "never" / "out_of_fold_conv_net.npz"
+    with np.load(path) as file:
+        kept = dict(file)
+    for kind in ("onnx", "int8"):
+        kept[kind][:, 2] = -1000  # tomato
+    np.savez(path, **kept)
+    text = page.write_page("never")[0].read_text(encoding="utf-8")
+    assert "It recognizes <b>no photo of <bdi>tomato</bdi></b>" in text and "Of 100 other photos it gets about" in text
+
+
 GAINS = """{% import "macros.j2" as say %}{% call(sentence) say.each_gain(curve) %}
 {{ sentence }}
 {% endcall %}"""

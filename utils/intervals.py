@@ -83,15 +83,19 @@ def macro_f1_interval(
     weights = resample_weights(labels, groups)
     scores = weighted_macro_f1(labels, predictions, num_classes, weights)
     low, high = np.percentile(scores, [2.5, 97.5])
-    below, above = (score - low) ** 2, (high - score) ** 2
+    below, above = np.hypot([score - low, high - score], unseen_spread(labels, predictions, num_classes, groups))
+    return max(0.0, float(score - below)), min(1.0, float(score + above))
+
+
+def unseen_spread(labels: np.ndarray, predictions: np.ndarray, num_classes: int, groups: np.ndarray) -> np.ndarray:
+    """How far macro-F1 may lie below and above what a bootstrap shows (2,): see `macro_f1_interval`."""
+    spread = np.zeros(2)
     for label in np.unique(labels):
         recall = (predictions[labels == label] == label).mean()
         if recall in (0, 1):
             trials = len(np.unique(groups[labels == label]))
-            wilson_low, wilson_high = wilson_interval(trials * recall, trials)
-            below += ((recall - wilson_low) / num_classes) ** 2
-            above += ((wilson_high - recall) / num_classes) ** 2
-    return max(0.0, float(score - np.sqrt(below))), min(1.0, float(score + np.sqrt(above)))
+            spread += np.square(np.subtract(wilson_interval(trials * recall, trials), recall) / num_classes)
+    return np.sqrt(spread)
 
 
 def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils import split
-from utils.config import CHECKPOINTS, ROOT, InputError, project_path, relative, require
+from utils.config import CHECKPOINTS, ROOT, InputError, make_folder, project_path, relative, require
 from utils.files import whole_file
 from utils.page import evidence, tryout
 from utils.predict import Classifier
@@ -50,7 +50,7 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     content |= show_predictions(predictions, index, classifier.details["classes"])
     content["novelty"] = "novelty" in [output.name for output in classifier.session.get_outputs()]
     target = ROOT / "runs" / name / "page.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with whole_file(target) as temporary:
         temporary.write_text(fill(content), encoding="utf-8")
     return target, missing
@@ -82,8 +82,11 @@ def _make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) ->
 def show_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> dict:
     """Collect what the page shows of the predictions, photos as data URIs."""
     rows = evidence.class_rows(predictions, classes)
+    never = [row["name"] for row in rows if row["images"] and not row["right"]]
+    found = predictions[~predictions["class"].isin(never)]
     return {
-        "score": evidence.of_hundred(predictions),
+        "never": never if len(found) else [],
+        "score": evidence.of_hundred(found if len(found) else predictions),
         "predicted": len(predictions),
         "out_of_fold": bool(predictions["out_of_fold"].all()),
         "vague": max((row for row in rows if row["images"]), key=lambda row: row["high"] - row["low"]),

@@ -11,7 +11,7 @@ from scipy.special import boxcox
 
 from utils.config import SEED
 from utils.cross_validation import FOLDS, MANY, fit_and_predict, grouped_folds
-from utils.intervals import resample_weights
+from utils.intervals import resample_weights, unseen_spread
 from utils.metrics import weighted_macro_f1
 from utils.train.feature_table import FeatureTable
 from utils.train.head import Head
@@ -197,7 +197,14 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
 
 
 def _gain(curve: Curve, more: int, deviation: float) -> dict[str, float]:
-    """Forecast the gain of `more` images of each class that the curve thins, as far as it may be extended."""
+    """Forecast the gain of `more` images of each class that the curve thins, as far as it may be extended.
+
+    Of classes that are all right or all wrong, neither draws nor resamples vary: see `unseen_spread`.
+    """
     more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / TRAINED))
     row = forecast(curve, [curve.sizes[-1] + more * TRAINED], deviation).iloc[0]
-    return {"images": more, "gain": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
+    varied = np.isin(curve.labels, curve.thinned)
+    seen = curve.labels[varied], curve.predictions[-1, 0, varied], curve.images.shape[1], curve.groups[varied]
+    below, above = np.hypot([row["gain"] - row["gain_low"], row["gain_high"] - row["gain"]], unseen_spread(*seen))
+    most = 1 - row["macro_f1"] + row["gain"]  # no more than all can be right
+    return {"images": more, "gain": row["gain"], "low": row["gain"] - below, "high": min(row["gain"] + above, most)}
