@@ -113,7 +113,7 @@ def test_a_class_of_three_that_is_never_found_has_no_gain_that_is_sure():
     labels = np.repeat([0, 1], [300, 3])
     images = np.outer(np.array([1 / 8, 1 / 4, 1 / 2, 1]), [240, 2.4])
     curve = Curve(images, [0, 1], np.zeros((4, 3, 303), dtype=int), labels, np.arange(303))
-    of_smallest = curve._replace(images=images[-2:], thinned=[1], answers=curve.answers[-2:, :1])
+    of_smallest = curve._replace(images=images[-2:], thinned=[1], predictions=curve.predictions[-2:, :1])
     report = report_curves(curve, of_smallest, ["good", "defect"], more=50)
-    for row in gains(report).itertuples():
-        assert row.high - row.low > 0.2 and row.high > 0.01, row
+    for name in ("gain_smallest", "gain_each", "gain_doubled"):
+        assert report[name]["high"] - report[name]["low"] > 0.2 and report[name]["high"] > 0.01, name
