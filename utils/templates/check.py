@@ -95,7 +95,7 @@ def report(file: str, runtime: str, found: dict, milliseconds: float) -> bool:
     for name in other[:5]:
         pair = [EXPECTED["classes"][int(np.argmax(values))] for values in (expected[name], found[name])]
         print(f"  {name}: {pair[1]}, expected {pair[0]}")
-    system = f"{platform.system()} {platform.machine()}"
+    system = platform.platform(terse=True)
     answers = {
         "machine": platform.node() or system,
         "system": system,
