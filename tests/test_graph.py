@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from nets import KEEP_FLOAT, spoil, to_int8
@@ -60,12 +61,12 @@ def test_preparation_keeps_the_answers_and_works_channels_last(conv_net_file, pr
     assert names[-5:] == ["Gemm"] * 4 + ["Sum"], "one last layer per block"
     assert "Concat" not in names and "ReduceMean" not in names and names.count("GlobalAveragePool") == 2
     assert [producers[node.input[0]] for node in model.graph.node if node.op_type == "Reshape"] == ["Transpose"] * 2
-    assert [node.op_type for node in stem(model)] == ["Conv", "Sigmoid", "Mul", "MaxPool", "Clip"]
+    assert [node.op_type for node in stem(ir.load(prepared_conv_net))] == ["Conv", "Sigmoid", "Mul", "MaxPool", "Clip"]
 
 
 def test_float_stem_is_pooled_before_it_is_quantized(prepared_conv_net, tmp_path):
     """ONNX Runtime would swap the two, which costs more than INT8 gains."""
-    excluded = tuple(node.name for node in stem(onnx.load(prepared_conv_net)))
+    excluded = tuple(node.name for node in stem(ir.load(prepared_conv_net)))
     to_int8(prepared_conv_net, tmp_path / "int8.onnx", LARGE_IMAGES, nodes_to_exclude=excluded)
     order = [node.op_type for node in optimized(tmp_path / "int8.onnx", tmp_path).graph.node]
     assert order.index("MaxPool") < order.index("QuantizeLinear")

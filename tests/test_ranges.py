@@ -92,13 +92,6 @@ def test_ranges_are_those_of_all_images_whatever_the_batch(net, tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_reader_is_read_from_its_beginning(net, tmp_path):
-    reader = ArrayReader(IMAGES)
-    first = measure_ranges(net, reader)
-    reader.get_next()
-    assert (measure_ranges(net, reader).low == first.low).all() and len(first.low) == len(IMAGES)
-
-
 def test_onnxruntime_still_drops_data_with_max_intermediate_outputs(net, tmp_path):
     """When this fails the bug (onnxruntime#32577) is mended, and the option may be used."""
     images = IMAGES.copy()

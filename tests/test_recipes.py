@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from nets import save_net, to_int8
 from onnx import helper
@@ -64,8 +65,8 @@ def token_net(path: Path) -> Path:
 def test_of_a_transformer_the_layers_alone_become_integers(tmp_path):
     prepared = tmp_path / "prepared.onnx"
     prepare(token_net(tmp_path / "net.onnx"), prepared)
-    assert [node.name for node in stem(onnx.load(prepared))][0] == "conv"
-    assert "matmul" not in [node.name for node in stem(onnx.load(prepared))]
+    assert [node.name for node in stem(ir.load(prepared))][0] == "conv"
+    assert "matmul" not in [node.name for node in stem(ir.load(prepared))]
     images = np.random.default_rng(1).normal(size=(16, 3, 16, 16)).astype(np.float32)
     (recipe,) = [recipe for recipe in candidate_recipes(CPUS[0][0], prepared) if recipe.note == "layers only"]
     path = to_int8(prepared, tmp_path / "int8.onnx", images, operators=recipe.operators)

@@ -7,9 +7,9 @@ import torch
 from nets import calibration_set
 
 from bench.notebooks import define
-from utils.onnx_quant.recipes import candidate_recipes
-from utils.onnx_quant.search import (
+from utils.onnx_quant.recipes import (
     ScoringSet,
+    candidate_recipes,
     choose,
     load_sample,
     score,
@@ -137,5 +137,5 @@ def test_sample_is_drawn_where_there_are_many(net):
 
 def test_timing_names_every_model(net):
     image = np.zeros((1, 3, 16, 16), np.float32)
-    times = time_models({"a": net, "b": net}, image, rounds=2)
+    times = time_models({"a": net, "b": net}, image)
     assert set(times) == {"a", "b"} and min(times.values()) > 0

@@ -23,6 +23,7 @@ import numpy as np
 from utils.config import CHECKPOINTS, THREADS, InputError, listing, relative
 from utils.files import WRITING, remove_leftovers, whole_file
 from utils.images import find_images, read_image, resize
+from utils.parallel import progress
 from utils.report import read_report
 from utils.session import open_session, outdated, read_metadata
 
@@ -283,12 +284,13 @@ def _print_predictions(results: Iterable, total: int) -> tuple[list[Prediction],
 
 
 def _bar(items: Iterable, name: str, total: int) -> Iterable:
-    """Show on a terminal how far it is."""
+    """Show on a terminal how far it is, where tqdm is installed: whoever has the file alone need not have it."""
+    if total < 2 or not sys.stderr.isatty():
+        return items
     try:
-        from utils.progress import progress  # whoever has the file alone need not have tqdm
+        return progress(items, name, total)
     except ImportError:
         return items
-    return progress(items, name, total) if total > 1 and sys.stderr.isatty() else items
 
 
 def _closing_lines(predictions: Sequence[Prediction], unread: int, others: Counter, faults: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from utils import stopwatch
 from utils.compare_models import latency_worker
 from utils.compare_models.latency_worker import PHOTO
 from utils.config import SEED
-from utils.progress import progress
+from utils.parallel import progress
 
 BATCH_ROUNDS = 2  # of larger batches, which take long and decide nothing
 FEWEST_ROUNDS = 10  # before the ratio may be called clear

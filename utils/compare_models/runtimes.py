@@ -11,7 +11,7 @@ import pandas as pd
 from utils.config import THREADS, require
 from utils.intervals import wilson_interval
 from utils.metrics import sqnr_db
-from utils.progress import progress
+from utils.parallel import progress
 from utils.session import open_session, split_batch
 from utils.stopwatch import ratio, time_calls
 
