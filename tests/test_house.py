@@ -60,10 +60,10 @@ def test_packages_hold_a_docstring_only_and_common_ground_stays_small():
     ("modules", "absent"),
     [
         (["utils.predict"], LARGE),
-        (["utils.compare_models.latency_worker"], LARGE),
+        (["utils.compare_models.latency"], LARGE),
         (EDA_MODULES, {"onnxruntime"}),
     ],
-    ids=["predict", "latency_worker", "eda"],
+    ids=["predict", "latency", "eda"],
 )
 def test_heavy_libraries_are_imported_only_where_they_are_needed(modules: list[str], absent: set[str]):
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"

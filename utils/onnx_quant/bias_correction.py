@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx import compose
 
 from utils.files import whole_file
+from utils.onnx_quant.graph import strip
 from utils.session import open_session
 
 SUMMED_AXES = {"Conv": [0, 2, 3], "Gemm": [0]}  # of a layer's output, to get one value per channel
@@ -33,6 +34,7 @@ def correct_biases(float_path: Path, int8_path: Path, images: np.ndarray) -> dic
     for layer in model.graph:
         if layer.name in shifts:
             _shift_bias(layer, shifts[layer.name].ravel())
+    strip(model)
     with whole_file(int8_path) as temporary:
         ir.save(model, temporary)
     return {name: float(np.abs(shift).max()) for name, shift in shifts.items()}
@@ -84,8 +86,8 @@ def _correct_output(layer: ir.Node, float_output: ir.Value, passed: ir.Value) ->
     divisor = tape.op("Max", [number, one])  # where none counts: 0 / 1
     shift = tape.op("Div", [tape.op("ReduceSum", [lacking, axes]), divisor])
     corrected = tape.op("Add", [raw, shift])
-    for number, node in enumerate(tape.nodes):
-        node.outputs[0].name = f"{layer.name}/shift/{number}"
+    for position, node in enumerate(tape.nodes):
+        node.outputs[0].name = f"{layer.name}/shift/{position}"
     layer.graph.insert_after(layer, tape.nodes)
     for reader, position in readers:
         reader.replace_input_with(position, corrected)

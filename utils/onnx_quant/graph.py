@@ -153,6 +153,7 @@ def keep_float(path: Path, names: Sequence[str]) -> None:
         constant = all(value.is_initializer() for value in layer.inputs[1:])
         if constant and source and source.op_type == "DequantizeLinear":
             _compute_bias(model.graph, layer)
+    strip(model)
     ir.save(model, path)
 
 
