@@ -101,7 +101,7 @@ def quantize_ours(quantize: Callable, calibration_set, float_path: Path) -> dict
     labels = np.array(calibration_set.image_set(calibration_set.index).labels)
     scoring = recipes.ScoringSet(float_path, calibration_set.index.assign(split="valid"), images, labels)
     started = time.perf_counter()
-    tried = recipes.candidate_recipes(cpu, prepared)
+    tried = recipes.candidate_recipes("any", cpu, prepared)
     table = recipes.try_recipes(tried, quantize, calibration_set, scoring, float_path.with_name("search.json"))
     table["within_budget"] = recipes.within_budget(table, BUDGET)
     chosen = tried[recipes.choose(table) - 1]

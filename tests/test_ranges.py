@@ -92,6 +92,17 @@ def test_ranges_are_those_of_all_images_whatever_the_batch(net, tmp_path):
     assert found[0] == found[1] == found[2]
 
 
+def test_pixels_from_minus_1_to_1_get_a_scale_without_ties(net, tmp_path):
+    """With 2 / 255 every pixel would lie half-way between two integers."""
+    levels = np.arange(256, dtype=np.float32) / 127.5 - 1
+    images = np.resize(levels, (4, 3, 16, 16))
+    found_by_us(net, tmp_path, images)
+    low, high = range_of_input(tmp_path / "ours.json")
+    assert (low, high) == (pytest.approx(-1.01), pytest.approx(1.01))
+    ties = np.abs(levels / ((high - low) / 255) % 1 - 0.5)
+    assert (ties > 1e-3).mean() > 0.98
+
+
 def test_onnxruntime_still_drops_data_with_max_intermediate_outputs(net, tmp_path):
     """When this fails the bug (onnxruntime#32577) is mended, and the option may be used."""
     images = IMAGES.copy()

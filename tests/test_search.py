@@ -91,7 +91,7 @@ def test_score_is_perfect_for_the_same_logits_and_counts_every_class():
 
 
 def test_every_candidate_is_written_scored_and_timed_once(net, tmp_path):
-    recipes, quantized = candidate_recipes(X86, net), []
+    recipes, quantized = candidate_recipes("here", X86, net), []
 
     def quantize_and_count(prepared_path, calibrating, target, recipe) -> None:
         quantized.append(recipe)

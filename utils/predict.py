@@ -25,7 +25,7 @@ from utils.files import WRITING, remove_leftovers, whole_file
 from utils.images import find_images, read_image, resize
 from utils.parallel import progress
 from utils.report import read_report
-from utils.session import open_session, outdated, read_metadata
+from utils.session import open_to_predict, outdated, read_metadata
 
 DEPLOYED = {"int8": "_int8_deploy.onnx", "onnx": "_deploy.onnx", "pytorch": "_deploy.onnx"}  # by what the verdict ships
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute (OWASP, CSV injection)
@@ -40,7 +40,7 @@ class Classifier:
     """
 
     def __init__(self, path: Path, threads: int = THREADS, shrink: bool = False):
-        self.session = open_session(path, threads)
+        self.session = open_to_predict(path, threads)
         self.details = read_metadata(self.session)
         expected = self.session.get_inputs()[0]
         if expected.type != "tensor(uint8)" or "classes" not in self.details:

@@ -34,9 +34,9 @@ class Predictor:
             self.details["preprocessing"] = dict(preprocessing)
 
     def _open_onnx(self, threads: int) -> None:
-        from utils.session import open_session, read_metadata
+        from utils.session import open_to_predict, read_metadata
 
-        session = open_session(self.path, threads)
+        session = open_to_predict(self.path, threads)
         self.details = read_metadata(session)
         entry, *others = session.get_inputs()
         if others or entry.type != "tensor(float)" or len(entry.shape) != 4 or entry.shape[1] not in (3, "3"):

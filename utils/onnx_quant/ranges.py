@@ -21,6 +21,8 @@ from utils.parallel import progress
 from utils.session import open_session, run_calls, split_batch
 
 IN_MEMORY = 32  # images read at a time
+INPUT = "input"  # name of the tensor of images
+OFF_TIES = np.float32(1.01)  # times the range of pixels from -1 to 1
 MEAN_PIXELS = 400_000  # of images, for a mean over them
 
 
@@ -31,7 +33,7 @@ class ImageFolderDataReader(CalibrationDataReader):
     bit. Nothing is held in memory beyond one batch.
     """
 
-    def __init__(self, loader: DataLoader, input_name: str = "input"):
+    def __init__(self, loader: DataLoader, input_name: str = INPUT):
         self.input_name = input_name
         self.batches = iter(loader)
 
@@ -101,8 +103,16 @@ class Ranges(NamedTuple):
         return Ranges(self.names, self.low[rows], self.high[rows])
 
     def save(self, path: Path) -> None:
-        """Write the MinMax range over all images, as `quantize_static(calibration_cache_path=path)` reads it."""
-        low, high = self.low.min(axis=0), self.high.max(axis=0)
+        """Write the MinMax range over all images, as `quantize_static(calibration_cache_path=path)` reads it.
+
+        Mean and std of 0.5 make pixels range from -1 to 1, all of them half-way between two integers, which runtimes
+        round up or down. A little more range prevents that.
+        """
+        low = self.low.min(axis=0)
+        high = self.high.max(axis=0)
+        pixels = np.array([name == INPUT for name in self.names]) & (low == -1) & (high == 1)
+        low = np.where(pixels, OFF_TIES * low, low)
+        high = np.where(pixels, OFF_TIES * high, high)
         pairs = {name: (low[[column]], high[[column]]) for column, name in enumerate(self.names)}
         save_tensors_data(TensorsData(CalibrationMethod.MinMax, pairs), path)
 
@@ -123,7 +133,7 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
     session = open_session(ir.to_proto(model).SerializeToString(), threads=1, in_order=True)
     low, high = [], []
     for batch in progress(reader, "calibrate", len(reader)):
-        parts = split_batch(batch["input"])
+        parts = split_batch(batch[INPUT])
         for part, outputs in zip(parts, run_calls(session, parts), strict=True):
             rows = [_rows_of_image(output, len(part)) for output in outputs]
             low.append(np.stack([row.min(axis=1) for row in rows[: len(names)]], axis=1))

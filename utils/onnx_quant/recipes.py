@@ -45,6 +45,11 @@ class Recipe(NamedTuple):
     note: str = ""  # what stays in float, in words
 
     @property
+    def weight_bits(self) -> int:
+        """How many bits weights have: 7 leave room in sums of 16 bits, with which x86 CPUs without VNNI make do."""
+        return 7 if self.reduce_range else 8
+
+    @property
     def name(self) -> str:
         """The recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
         words = ["U8S8" if self.activation_type == QuantType.QUInt8 else "S8S8"]  # weights are signed everywhere
@@ -57,28 +62,40 @@ Quantize = Callable[[Path, CalibrationSet, Path, Recipe], None]  # prepared file
 LIBRARY_DEFAULT = Recipe(QuantType.QInt8, per_channel=False, correct_biases=False)  # the original's recipe, too
 
 
-def type_recipes(cpu: dict) -> list[Recipe]:
-    """List the number types that suit a CPU (`cpu_info`), what should be best first.
+def type_recipes(target: str, cpu: dict) -> list[Recipe]:
+    """List the number types that suit a target, what should be best first; `cpu` is the one at hand (`cpu_info`).
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
-    bits (`reduce_range`), as their 16-bit sums would overflow; with VNNI a bit less is only less exact. On ARM both
-    signed, which x86 is slow at. One scale per output channel of the weights is closer than one per tensor, and no
-    slower.
+    bits (`reduce_range`), as their 16-bit sums would overflow; with VNNI a bit less is only less exact. "any" takes
+    these, which give the same answers on ARM, too. "arm64" takes both signed, which x86 is slow at, and "here" what
+    suits this CPU. One scale per output channel of the weights is closer than one per tensor, and no slower.
     """
-    signed, unsigned = Recipe(QuantType.QInt8), Recipe(QuantType.QUInt8)
+    signed = Recipe(QuantType.QInt8)
+    unsigned = Recipe(QuantType.QUInt8)
+    seven_bits = unsigned._replace(reduce_range=True)
+    if target == "any":
+        return [seven_bits]
+    if target == "arm64":
+        return [signed]
     if cpu["architecture"].lower() not in X86:
         return [signed, unsigned]
-    return [unsigned] if cpu["vnni"] else [unsigned._replace(reduce_range=True), unsigned]
+    return [unsigned] if cpu["vnni"] else [seven_bits, unsigned]
 
 
-def candidate_recipes(cpu: dict, prepared_path: Path) -> list[Recipe]:
+def suits(recipe: Recipe, target: str, cpu: dict) -> bool:
+    """Tell whether a recipe has number types that suit the target; among the candidates are references that do not."""
+    types = [(known.activation_type, known.reduce_range) for known in type_recipes(target, cpu)]
+    return target == "here" or (recipe.activation_type, recipe.reduce_range) in types
+
+
+def candidate_recipes(target: str, cpu: dict, prepared_path: Path) -> list[Recipe]:
     """List the recipes to choose from: the number types, as they are and with the stem in float, and two references.
 
     These show what bias correction is worth, and what ONNX Runtime's defaults, the original's recipe, would do. In
     networks that multiply, everything but the layers may stay in float: what is multiplied is a gate
     (squeeze-and-excitation, SiLU, attention), and rounded, its errors multiply, too.
     """
-    types = type_recipes(cpu)
+    types = type_recipes(target, cpu)
     model = ir.load(prepared_path)
     stem_nodes = tuple(node.name for node in stem(model))
     recipes = [*types, *(recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types)]
