@@ -92,5 +92,4 @@ def test_photos_of_a_folder_calibrate_as_the_model_will_see_them(net, photos, tm
     image_set = partial(ImageDataset, folder, classes=["tomato", "사과"], transform=transform)
     images = np.stack([transform(read_image(folder / path)).numpy() for path in index["path"]])
     ranges = CalibrationSet(net, image_set, index).ranges
-    assert (ranges.low[:, ranges.names.index("input")] == images.min(axis=(1, 2, 3))).all()
-    assert (ranges.high[:, ranges.names.index("input")] == images.max(axis=(1, 2, 3))).all()
+    assert (ranges["input"] == np.stack([images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))], axis=1)).all()

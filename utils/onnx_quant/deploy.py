@@ -124,9 +124,9 @@ def _take_photos(model: ir.Model, preprocessing: dict, any_size: bool) -> None:
     sides = ["height", "width"] if any_size else [size, size]
     pixels = image = ir.val("image", ir.DataType.UINT8, ["batch", *sides, 3])
     if any_size:
-        pixels = _compute(model, resize, [image], {"size": np.array([size])}, RESIZE[interpolation])
+        pixels = _compute(model, resize, image, {"size": np.array([size])}, **RESIZE[interpolation])
     constants = {"factor": np.float32(1 / (255 * std)), "offset": np.float32(mean / std)}
-    prepared = _compute(model, normalize, [pixels], constants)
+    prepared = _compute(model, normalize, pixels, constants)
     ir.convenience.replace_all_uses_with(model.graph.inputs[0], prepared)
     model.graph.inputs[0] = image
 
@@ -134,7 +134,7 @@ def _take_photos(model: ir.Model, preprocessing: dict, any_size: bool) -> None:
 def _give_probabilities(model: ir.Model, temperature: float) -> None:
     """Let a model give out probabilities in the place of its logits."""
     logits = model.graph.outputs[0]
-    probabilities = _compute(model, softmax, [logits], {"temperature": np.float32(temperature)})
+    probabilities = _compute(model, softmax, logits, {"temperature": np.float32(temperature)})
     probabilities.name = "probabilities"
     probabilities.type = logits.type
     probabilities.shape = logits.shape
@@ -151,29 +151,21 @@ def add_novelty(model: ir.Model, detector: dict[str, np.ndarray]) -> None:
     order = _order_of_features(features)
     constants = {name: np.asarray(values) for name, values in detector.items()}
     constants.update(weight=constants["weight"][:, order], mean=constants["mean"][order])
-    novelty = _compute(model, distance, [features], constants)
+    novelty = _compute(model, distance, features, constants)
     novelty.name = "novelty"
     novelty.type = ir.TensorType(ir.DataType.FLOAT)
     novelty.shape = ir.Shape(["batch"])
     model.graph.outputs.append(novelty)
 
 
-def _compute(
-    model: ir.Model,
-    function: OnnxFunction,
-    inputs: Sequence[ir.Value],
-    constants: dict[str, np.ndarray],
-    attributes: dict | None = None,
-) -> ir.Value:
-    """Let a model compute a function of some of its tensors, and then of constants, by name; → the result."""
+def _compute(model: ir.Model, function: OnnxFunction, first: ir.Value, constants: dict, **attributes) -> ir.Value:
+    """Let a model compute a function of one of its tensors, and of constants (name → array); → the result."""
     definition = ir.from_proto(function.to_function_proto())
     model.functions[definition.identifier()] = definition
     tape = ir.tape.Tape(model.graph)
-    given = [
-        tape.initializer(ir.tensor(constants[parameter.name], name=f"{function.name}_{parameter.name}"))
-        for parameter in definition.inputs[len(inputs) :]
-    ]
-    return tape.op(function.name, [*inputs, *given], attributes, domain=definition.domain)
+    names = [parameter.name for parameter in definition.inputs[1:]]
+    given = [tape.initializer(ir.tensor(constants[name], name=f"{function.name}_{name}")) for name in names]
+    return tape.op(function.name, [first, *given], attributes, domain=definition.domain)
 
 
 def _last_features(graph: ir.Graph) -> ir.Value:

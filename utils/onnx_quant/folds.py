@@ -85,7 +85,7 @@ def _answer_fold(
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
         files["onnx"].write_bytes(float_file)
-        ranges = images.ranges.of(shown) if _write_float(network["state"], chain, files["onnx"]) else None
+        ranges = images.part(shown).ranges if _write_float(network["state"], chain, files["onnx"]) else None
         prepare(files["onnx"], files["prepared"])
         shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
         chain.quantize(files["prepared"], shown_set, files["int8"], chain.recipe)

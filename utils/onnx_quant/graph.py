@@ -1,7 +1,6 @@
 """Changes to an ONNX graph that leave every answer as it was, and make ONNX Runtime treat INT8 as it should."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,38 +139,6 @@ def keep_pooling_in_place(model: ir.Model) -> None:
             user.replace_input_with(position, clip.outputs[0])
 
 
-def keep_float(path: Path, names: Sequence[str]) -> None:
-    """Let layers that quantization left out stay in float when ONNX Runtime loads the file; changes the file.
-
-    Where integers come in and go out again, it quantizes a layer's float weights itself: 8 bits for the whole tensor,
-    whose sums may overflow on x86 (its WeightBiasQuantization, onnxruntime#25673). It lets a layer be whose bias is
-    computed; so the bias becomes an integer of 32 bits and a scale.
-    """
-    model = ir.load(path)
-    for layer in [node for node in model.graph if node.name in names and node.op_type in LAYERS]:
-        source = layer.inputs[0].producer()
-        constant = all(value.is_initializer() for value in layer.inputs[1:])
-        if constant and source and source.op_type == "DequantizeLinear":
-            _compute_bias(model.graph, layer)
-    strip(model)
-    ir.save(model, path)
-
-
-def _compute_bias(graph: ir.Graph, layer: ir.Node) -> None:
-    weight = layer.inputs[1].const_value
-    outputs = weight.shape[0 if layer.op_type == "Conv" or transposes_weights(layer) else 1]
-    bias = layer.inputs[2].const_value.numpy() if len(layer.inputs) > 2 else np.zeros(outputs, np.float32)
-    scale = np.float32(max(np.abs(bias).max(), 0.1) / 2**24)  # as fine as a float, with room for bias correction
-    constants = {"integer": np.rint(bias / np.float64(scale)).astype(np.int32), "scale": np.array(scale)}
-    tape = ir.tape.Tape(graph)
-    parts = [tape.initializer(ir.tensor(value, name=f"{layer.name}_bias_{name}")) for name, value in constants.items()]
-    dequantize = ir.node("DequantizeLinear", parts, name=f"{layer.name}_bias")
-    dequantize.outputs[0].name = f"{layer.name}_bias_float"
-    graph.insert_before(layer, dequantize)
-    layer.resize_inputs(3)
-    layer.replace_input_with(2, dequantize.outputs[0])
-
-
 def transposes_weights(node: ir.Node) -> bool:
     """Tell whether a node is a Gemm with weights (classes, features), as torch exports it."""
     return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
@@ -180,18 +147,3 @@ def transposes_weights(node: ir.Node) -> bool:
 def count_operators(path: Path) -> Counter:
     """Count the graph's nodes by operator."""
     return Counter(node.op_type for node in ir.load(path).graph)
-
-
-def overflow_share(path: Path) -> float:
-    """Bound how many neighbouring pairs of 8-bit weights can overflow on an x86 CPU without VNNI.
-
-    There two products of an activation (0 to 255) and a weight are summed in 16 bits, which saturate beyond 32,767
-    (onnxruntime#5849, #14642), so two weights that sum to more than 128 in size may. Depthwise layers work otherwise.
-    """
-    pairs = []
-    for value in ir.load(path).graph.initializers.values():
-        weights = value.const_value.numpy()
-        if weights.dtype == np.int8 and weights.ndim > 1 and weights.shape[1] > 1:
-            even = weights.shape[1] // 2 * 2
-            pairs.append((weights[:, 0:even:2].astype(int) + weights[:, 1:even:2]).ravel())
-    return float(np.mean(np.abs(np.concatenate(pairs)) > 128)) if pairs else 0.0

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +21,7 @@ from utils.session import open_session, run_calls, split_batch
 
 IN_MEMORY = 32  # images read at a time
 INPUT = "input"  # name of the tensor of images
-OFF_TIES = np.float32(1.01)  # times the range of pixels from -1 to 1
+OFF_TIES = np.float32(1.01)  # in place of 1, the largest pixel
 MEAN_PIXELS = 400_000  # of images, for a mean over them
 
 
@@ -49,10 +48,10 @@ class ImageFolderDataReader(CalibrationDataReader):
 class CalibrationSet:
     """The images that a prepared network is calibrated on, and the ranges of its activations over them.
 
-    `image_set` makes a Dataset of rows of the `index`.
+    `image_set` makes a Dataset of rows of the `index`; `ranges` are what `measure_ranges` finds.
     """
 
-    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: Ranges | None = None):
+    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: dict | None = None):
         self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
         self.ranges = ranges or measure_ranges(prepared_path, self.reader)
 
@@ -66,12 +65,21 @@ class CalibrationSet:
 
     def part(self, rows: np.ndarray) -> CalibrationSet:
         """Make a set of some of these images, by position; the network does not run again."""
-        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], self.ranges.of(rows))
+        ranges = {name: values[rows] for name, values in self.ranges.items()}
+        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], ranges)
 
     def save_ranges(self) -> Path:
-        """Write the range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`."""
+        """Write the MinMax range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`.
+
+        Mean and std of 0.5 make pixels range from -1 to 1, all of them half-way between two integers, which runtimes
+        round up or down. A little more range prevents that.
+        """
         path = Path(tempfile.mkdtemp(dir=self.prepared_path.parent)) / "ranges.json"
-        self.ranges.save(path)
+        found = {name: (values[:, 0].min(), values[:, 1].max()) for name, values in self.ranges.items()}
+        if found[INPUT] == (-1, 1):
+            found[INPUT] = -OFF_TIES, OFF_TIES
+        pairs = {name: (np.array([low]), np.array([high])) for name, (low, high) in found.items()}
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, pairs), path)
         return path
 
     def sample(self, count: int | None = None) -> np.ndarray:
@@ -91,34 +99,8 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist()
 
 
-class Ranges(NamedTuple):
-    """The smallest and the largest value of T activations, by name, in each of N images: `low` and `high` (N, T)."""
-
-    names: list[str]
-    low: np.ndarray
-    high: np.ndarray
-
-    def of(self, rows: np.ndarray) -> Ranges:
-        """Choose some of the images, by position."""
-        return Ranges(self.names, self.low[rows], self.high[rows])
-
-    def save(self, path: Path) -> None:
-        """Write the MinMax range over all images, as `quantize_static(calibration_cache_path=path)` reads it.
-
-        Mean and std of 0.5 make pixels range from -1 to 1, all of them half-way between two integers, which runtimes
-        round up or down. A little more range prevents that.
-        """
-        low = self.low.min(axis=0)
-        high = self.high.max(axis=0)
-        pixels = np.array([name == INPUT for name in self.names]) & (low == -1) & (high == 1)
-        low = np.where(pixels, OFF_TIES * low, low)
-        high = np.where(pixels, OFF_TIES * high, high)
-        pairs = {name: (low[[column]], high[[column]]) for column, name in enumerate(self.names)}
-        save_tensors_data(TensorsData(CalibrationMethod.MinMax, pairs), path)
-
-
-def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
-    """Run the network over the reader's images and keep the range of every activation per image.
+def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> dict[str, np.ndarray]:
+    """Run the network over the reader's images; → the smallest and largest value of each activation per image, (N, 2).
 
     One pass serves every calibration set that is drawn from these images: the MinMax range over a set is the smallest
     and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose,
@@ -128,17 +110,18 @@ def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
     model = ir.load(model_path)
     infer_shapes(model)
     values = ir.convenience.create_value_mapping(model.graph)
-    ends = [_reduce(model.graph, operator, values[name]) for operator in ("ReduceMin", "ReduceMax") for name in names]
+    ends = [_reduce(model.graph, operator, values[name]) for name in names for operator in ("ReduceMin", "ReduceMax")]
     model.graph.outputs[:] = ends
     session = open_session(ir.to_proto(model).SerializeToString(), threads=1, in_order=True)
-    low, high = [], []
+    found = []
     for batch in progress(reader, "calibrate", len(reader)):
         parts = split_batch(batch[INPUT])
         for part, outputs in zip(parts, run_calls(session, parts), strict=True):
             rows = [_rows_of_image(output, len(part)) for output in outputs]
-            low.append(np.stack([row.min(axis=1) for row in rows[: len(names)]], axis=1))
-            high.append(np.stack([row.max(axis=1) for row in rows[len(names) :]], axis=1))
-    return Ranges(names, np.concatenate(low), np.concatenate(high))
+            low = [row.min(axis=1) for row in rows[::2]]
+            high = [row.max(axis=1) for row in rows[1::2]]
+            found.append(np.stack([low, high], axis=-1))  # (T, images, 2)
+    return dict(zip(names, np.concatenate(found, axis=1), strict=True))
 
 
 def _activations(model_path: Path) -> set[str]:
