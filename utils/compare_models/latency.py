@@ -146,7 +146,8 @@ def start(path: Path, photos: Sequence[Path], preprocessing: dict | None) -> dic
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(PASSIVE_WAITING)  # read when torch is imported, which is below
     begin = time.perf_counter()
-    _predictor, _photos = Predictor(path, THREADS, preprocessing), photos
+    _predictor = Predictor(path, THREADS, preprocessing)
+    _photos = photos
     load_ms = (time.perf_counter() - begin) * 1e3
     predict(photos[0])
     return {"load_ms": load_ms, "peak_rss_mb": peak_memory()}

@@ -45,7 +45,8 @@ def _join(model: ir.Model, float_model: ir.Model) -> list[str]:
 
     Twins stand, and so run, next to each other: what is compared need not be kept in memory for long.
     """
-    graph, float_graph = model.graph, float_model.graph
+    graph = model.graph
+    float_graph = float_model.graph
     twins = {node.name.removeprefix(TWIN): node for node in float_graph if node.op_type in SUMMED_AXES}
     layers = [node for node in graph if node.name in twins and len(node.inputs) > 2]
     ir.convenience.replace_all_uses_with(float_graph.inputs, graph.inputs)

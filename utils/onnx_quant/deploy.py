@@ -117,10 +117,12 @@ def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
 
 def _take_photos(model: ir.Model, preprocessing: dict, any_size: bool) -> None:
     """Let a model take photos in the place of its input."""
-    size, interpolation = preprocessing["image_size"], preprocessing["interpolation"]
+    size = preprocessing["image_size"]
+    interpolation = preprocessing["interpolation"]
     if any_size and interpolation not in RESIZE:
         raise InputError(f"no ONNX operator resizes by {interpolation!r}: write the model with any_size=False")
-    mean, std = np.array(preprocessing["mean"]), np.array(preprocessing["std"])
+    mean = np.array(preprocessing["mean"])
+    std = np.array(preprocessing["std"])
     sides = ["height", "width"] if any_size else [size, size]
     pixels = image = ir.val("image", ir.DataType.UINT8, ["batch", *sides, 3])
     if any_size:

@@ -68,7 +68,8 @@ def _self_test(deployed: Path, photos: Sequence[Path]) -> dict:
 
     Sums of 8-bit products may overflow on this CPU, but never in WebAssembly: hence the precise sums.
     """
-    session, images = open_session(deployed, precise=True), [read_image(photo) for photo in photos]
+    session = open_session(deployed, precise=True)
+    images = [read_image(photo) for photo in photos]
     for image in images:
         image.thumbnail((SELF_TEST, SELF_TEST))
     outputs = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
