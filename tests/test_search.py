@@ -41,7 +41,7 @@ def table(**rows) -> pd.DataFrame:
 
 
 def choose_from(rows: pd.DataFrame) -> str:
-    whole = pd.concat([table(fp32=FP32), rows])
+    whole = pd.concat([table(fp32=FP32), rows]).assign(reference=False)
     return choose(whole.assign(within_budget=within_budget(whole, BUDGET)))
 
 
@@ -64,6 +64,12 @@ def test_among_equals_in_speed_the_nearest_to_fp32_wins_and_the_simplest_of_thos
     assert choose_from(rows.drop("simple")) == "elaborate"
     rows.loc["simple", "latency_ms"] = 1.2
     assert choose_from(rows) == "elaborate"
+
+
+def test_a_reference_is_never_chosen():
+    rows = table(slow=(2.0, 20, 1, 0.95, 0.9), reference=(1.0, 40, 1, 0.95, 0.9))
+    whole = pd.concat([table(fp32=FP32), rows]).assign(within_budget=True, reference=[False, False, True])
+    assert choose(whole) == "slow"
 
 
 def test_without_any_candidate_in_the_budget_most_of_fp32s_answers_count_and_then_the_sqnr():

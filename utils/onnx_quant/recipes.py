@@ -43,6 +43,7 @@ class Recipe(NamedTuple):
     correct_biases: bool = True
     operators: tuple[str, ...] = EVERY
     note: str = ""  # what stays in float, in words
+    reference: bool = False  # shown beside the others, and not to choose from
 
     @property
     def weight_bits(self) -> int:
@@ -59,7 +60,8 @@ class Recipe(NamedTuple):
 
 
 Quantize = Callable[[Path, CalibrationSet, Path, Recipe], None]  # prepared file, images, file to write, recipe
-LIBRARY_DEFAULT = Recipe(QuantType.QInt8, per_channel=False, correct_biases=False)  # the original's recipe, too
+# the original's recipe, too
+LIBRARY_DEFAULT = Recipe(QuantType.QInt8, per_channel=False, correct_biases=False, reference=True)
 
 
 def type_recipes(target: str, cpu: dict) -> list[Recipe]:
@@ -82,12 +84,6 @@ def type_recipes(target: str, cpu: dict) -> list[Recipe]:
     return [unsigned] if cpu["vnni"] else [seven_bits, unsigned]
 
 
-def suits(recipe: Recipe, target: str, cpu: dict) -> bool:
-    """Tell whether a recipe has number types that suit the target; among the candidates are references that do not."""
-    types = [(known.activation_type, known.reduce_range) for known in type_recipes(target, cpu)]
-    return target == "here" or (recipe.activation_type, recipe.reduce_range) in types
-
-
 def candidate_recipes(target: str, cpu: dict, prepared_path: Path) -> list[Recipe]:
     """List the recipes to choose from: the number types, as they are and with the stem in float, and two references.
 
@@ -101,7 +97,7 @@ def candidate_recipes(target: str, cpu: dict, prepared_path: Path) -> list[Recip
     recipes = [*types, *(recipe._replace(nodes_to_exclude=stem_nodes, note="stem in float") for recipe in types)]
     if any(node.op_type == "Mul" for node in model.graph):
         recipes.append(types[0]._replace(operators=LAYERS_ONLY, note="layers only"))
-    return [*recipes, types[0]._replace(correct_biases=False), LIBRARY_DEFAULT]
+    return [*recipes, types[0]._replace(correct_biases=False, reference=True), LIBRARY_DEFAULT]
 
 
 class ScoringSet(NamedTuple):
@@ -151,7 +147,7 @@ def try_recipes(
 ) -> pd.DataFrame:
     """Write an INT8 file by each recipe, score it and time it; → a row per file, in order, behind the float one's.
 
-    Columns: recipe (its name), what `score` says, valid_macro_f1, bytes, latency_ms. The `cache` is a JSON file.
+    Columns: recipe (its name), what `score` says, reference, valid_macro_f1, bytes, latency_ms. `cache` is a JSON file.
     """
     images = [rows["sha256"].tolist() for rows in (calibration_set.index, scoring.index)]
     parts = [scoring.float_path, images, list(recipes), quantize, cpu_info()]
@@ -169,13 +165,11 @@ def _try(
         logits = {name: run_model(path, scoring.images) for name, path in progress(paths.items(), "score")}
         sizes = {name: path.stat().st_size for name, path in paths.items()}
         latency = time_models(paths, scoring.images[:1])
-    for recipe in recipes:  # biases cost no time, and noise is not to choose between those who differ in them alone
-        twin = recipe._replace(correct_biases=True).name
-        latency[recipe.name] = latency.get(twin, latency[recipe.name])
     valid = (scoring.index["split"] == "valid").to_numpy()
     rows = []
     for name, found in logits.items():
         row = {"recipe": name, **score(scoring.labels, logits["fp32"], found)}
+        row["reference"] = any(recipe.name == name and recipe.reference for recipe in recipes)
         row["valid_macro_f1"] = macro_f1(scoring.labels[valid], found[valid].argmax(1), found.shape[1])
         rows.append(row | {"bytes": sizes[name], "latency_ms": latency[name]})
     return rows
@@ -206,11 +200,12 @@ def within_budget(table: pd.DataFrame, budget: dict[str, float]) -> pd.Series:
 def choose(table: pd.DataFrame) -> int | str:
     """Choose the fastest INT8 file within the budget; → its row's label. The first row is the float file's.
 
-    Columns: latency_ms, agreement, sqnr_db, within_budget; the simplest recipes come first. Among those that are as
-    fast but for noise, and as near to fp32 within a decibel, the first one. If none is within the budget, speed does
-    not count: the one with most of fp32's answers, and of several the nearest to it.
+    Columns: latency_ms, agreement, sqnr_db, within_budget, reference; the simplest recipes come first. Among those that
+    are as fast but for noise, and as near to fp32 within a decibel, the first one. If none is within the budget, speed
+    does not count: the one with most of fp32's answers, and of several the nearest to it. References are left out.
     """
     candidates = table.iloc[1:]
+    candidates = candidates[~candidates["reference"]]
     within = candidates[candidates["within_budget"]]
     if within.empty:
         return candidates.sort_values(["agreement", "sqnr_db"], ascending=False, kind="stable").index[0]
