@@ -17,7 +17,6 @@ from utils.onnx_quant.recipes import Recipe
 
 CLASSES = ["사과", "cherry", "tomato"]
 PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-KEEP_FLOAT = "    graph.keep_float(target, recipe.nodes_to_exclude)\n"  # a line of the notebook
 # 7 bits of weight: with 8, sums overflow on x86 CPUs without VNNI, and tests would measure that
 PLAIN = Recipe(QuantType.QUInt8, reduce_range=True, correct_biases=False)
 
@@ -87,17 +86,6 @@ def residual_net(path: Path, seed: int = 0) -> Path:
         helper.make_node("Gemm", ["f", "w4", "b4"], ["output"], "gemm", transB=1),
     ]
     return save_net(path, nodes, {name: np.asarray(value) for name, value in constants.items()}, size=16)
-
-
-def spoil(source: Path, target: Path, weights: str = "w3") -> Path:
-    """Copy the net with one huge weight: a single scale for all channels leaves the others a step or two."""
-    model = onnx.load(source)
-    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == weights]
-    values = numpy_helper.to_array(tensor).copy()
-    values[0, 0] = 60
-    tensor.CopyFrom(numpy_helper.from_array(values, weights))
-    onnx.save(model, target)
-    return target
 
 
 def calibration_set(prepared: Path, images: np.ndarray) -> CalibrationSet:

@@ -36,7 +36,7 @@ def expected(conv_net, photos):
 
 @pytest.mark.parametrize("any_size", [True, False])
 def test_deployed_file_takes_photos_and_gives_the_same_answers(conv_net_file, photos, expected, tmp_path, any_size):
-    write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING, any_size=any_size)
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS, any_size)
     assert (deployed_answers(tmp_path / "deploy.onnx", photos) == expected.argmax(1)).all()
     classifier = Classifier(tmp_path / "deploy.onnx")
     probabilities = np.stack([classifier.probabilities(photo) for photo in photos])
@@ -44,7 +44,7 @@ def test_deployed_file_takes_photos_and_gives_the_same_answers(conv_net_file, ph
 
 
 def test_deployed_file_says_what_the_model_within_says_of_itself(conv_net_file, tmp_path):
-    write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING)
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS)
     metadata = read_metadata(open_session(tmp_path / "deploy.onnx"))
     assert metadata == read_metadata(open_session(conv_net_file)) and metadata["classes"] == CLASSES
 
@@ -79,6 +79,7 @@ def test_temperature_flattens_the_probabilities_and_keeps_the_answer(conv_net_fi
 
 
 def test_interpolation_without_an_equal_is_refused(conv_net_file, tmp_path):
+    details = DETAILS | {"preprocessing": PREPROCESSING | {"interpolation": "lanczos"}}
     with pytest.raises(InputError, match="lanczos.*any_size=False"):
-        write_deployable(conv_net_file, tmp_path / "deploy.onnx", PREPROCESSING | {"interpolation": "lanczos"})
+        write_deployable(conv_net_file, tmp_path / "deploy.onnx", details)
     assert not (tmp_path / "deploy.onnx").exists()

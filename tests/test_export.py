@@ -10,9 +10,9 @@ from nets import CLASSES, PREPROCESSING, to_onnx
 
 from utils.config import InputError
 from utils.model import ConvNet
-from utils.onnx_quant.export import check_parity, set_constants
+from utils.onnx_quant.export import check_parity
 from utils.onnx_quant.graph import count_operators
-from utils.session import open_session, read_metadata, run_model
+from utils.session import open_session, read_metadata
 
 IMAGES = np.random.default_rng(0).normal(size=(9, 3, 64, 64)).astype(np.float32)
 FREE_BATCH = '            dynamic_shapes=({0: torch.export.Dim("batch")},),\n'
@@ -23,7 +23,6 @@ def test_logits_are_pytorchs_at_any_batch_size(conv_net, conv_net_file):
     parity = check_parity(conv_net, conv_net_file, IMAGES, batch_sizes=(1, 2, 7))
     assert list(parity.index) == [1, 2, 7]
     assert parity["max_abs_diff"].max() <= 1e-4
-    assert (parity["same_answer"] == 1).all()
 
 
 def test_a_file_that_answers_unlike_torch_is_refused(conv_net_file):
@@ -51,15 +50,6 @@ def test_file_explains_itself_and_names_no_path_of_this_machine(conv_net_file):
     assert json.loads(metadata["preprocessing"]) == PREPROCESSING
     assert b"site-packages" not in content and b".py" not in content
     onnx.checker.check_model(onnx.load(conv_net_file), full_check=True)
-
-
-def test_constants_are_changed_and_nothing_else(conv_net_file, tmp_path):
-    path = tmp_path / "net.onnx"
-    path.write_bytes(conv_net_file.read_bytes())
-    set_constants(path, {"classifier.bias": np.array([1, 2, 3], np.float32)})
-    assert read_metadata(open_session(path)) == read_metadata(open_session(conv_net_file))
-    moved = run_model(path, IMAGES) - run_model(conv_net_file, IMAGES)
-    assert np.ptp(moved, axis=0).max() < 1e-5 and np.ptp(moved, axis=1).min() > 1
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from conftest import ROOT
 from nets import to_onnx
 
 from utils.checkpoint import save_checkpoint
-from utils.compare_models import latency_worker
-from utils.compare_models.latency import PHOTO, _is_clear, latency_ratio, measure_latency, summarize
+from utils.compare_models import latency
+from utils.compare_models.latency import PHOTO, is_clear, latency_ratio, measure_latency, summarize
 from utils.config import InputError
 from utils.model import ConvNet
 from utils.onnx_quant.export import write_metadata
@@ -49,10 +49,7 @@ def test_every_model_is_timed_at_every_task(timing):
 
 @pytest.mark.parametrize(("ratio", "spread", "clear"), [(1, 0.01, True), (1, 0.1, False), (0.4, 0.1, True)])
 def test_a_ratio_is_clear_when_its_interval_is_narrow_or_far_from_1(ratio, spread, clear):
-    calls = []
-    for number, factor in enumerate(np.linspace(1 - spread, 1 + spread, 12)):
-        calls += [("onnx", 1, number, 10.0), ("int8", 1, number, 10.0 * ratio * factor)]
-    assert _is_clear(calls, "onnx", "int8", 1) == clear
+    assert is_clear(ratio, ratio * (1 - spread), ratio * (1 + spread)) == clear
 
 
 def test_each_process_tells_how_it_started(timing):
@@ -68,8 +65,8 @@ def test_each_process_tells_how_it_started(timing):
 def test_process_that_runs_onnx_stays_free_of_what_it_does_not_need(tmp_path):
     to_onnx(ConvNet(3).eval(), tmp_path / "net.onnx")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
-        worker.submit(latency_worker.start, tmp_path / "net.onnx", PHOTOS, PREPROCESSING).result()
-        assert worker.submit(latency_worker.time_task, PHOTO, True).result()
+        worker.submit(latency.start, tmp_path / "net.onnx", PHOTOS, PREPROCESSING).result()
+        assert worker.submit(latency.time_task, PHOTO, True).result()
         modules = worker.submit(eval, "set(__import__('sys').modules)").result()
     assert "onnxruntime" in modules and not modules & {"torch", "pandas", "scipy", "sklearn"}
 
@@ -78,9 +75,9 @@ KILLED = """
 import os, sys, multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from utils.compare_models import latency_worker
+from utils.compare_models import latency
 worker = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-worker.submit(latency_worker.start, Path(sys.argv[1]), [Path(sys.argv[2])], None).result()
+worker.submit(latency.start, Path(sys.argv[1]), [Path(sys.argv[2])], None).result()
 print(next(iter(worker._processes)), flush=True)
 os.abort()
 """

@@ -26,7 +26,7 @@ from utils.config import InputError
 from utils.cross_validation import keep_answers
 from utils.files import sha256
 from utils.onnx_quant.export import write_metadata
-from utils.page import evidence, page, tryout
+from utils.page import page, tryout
 from utils.predict import Classifier
 from utils.report import environment
 from utils.session import open_session, read_metadata
@@ -59,8 +59,7 @@ def page_file(project, embedded, tmp_path_factory) -> Path:
 def in_project(project, embedded, monkeypatch):
     """Let this process write pages of the project's runs."""
     monkeypatch.setattr(page, "CHECKPOINTS", project / "checkpoints")
-    for module in (page, evidence):
-        monkeypatch.setattr(module, "ROOT", project)
+    monkeypatch.setattr(page, "ROOT", project)
     return project
 
 

@@ -43,7 +43,9 @@ def folder(tmp_path_factory):
     residual_net(folder / "net.onnx")
     write_metadata(folder / "net.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
     for name, any_size in (("any", True), ("fixed", False)):
-        write_deployable(folder / "net.onnx", folder / f"{name}_deploy.onnx", PREPROCESSING, any_size=any_size)
+        write_deployable(
+            folder / "net.onnx", folder / f"{name}_deploy.onnx", {"preprocessing": PREPROCESSING}, any_size
+        )
     generator = np.random.default_rng(0)
     for number in range(3):
         pixels = generator.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)
@@ -72,7 +74,7 @@ def deployed(path, classes=CLASSES, seed=0, **details):
     """Write a file that takes photos of any size."""
     source = residual_net(path.with_suffix(".source"), seed)
     write_metadata(source, classes=classes, preprocessing=PREPROCESSING, **details)
-    write_deployable(source, path, PREPROCESSING)
+    write_deployable(source, path, {"preprocessing": PREPROCESSING})
     return path
 
 
@@ -108,7 +110,7 @@ def test_prints_class_and_probability_of_each_photo(folder, model):
 def test_says_when_it_is_not_sure(folder, tmp_path, threshold, unsure):
     residual_net(tmp_path / "net.onnx")
     write_metadata(tmp_path / "net.onnx", classes=CLASSES, preprocessing=PREPROCESSING, abstain_below=threshold)
-    write_deployable(tmp_path / "net.onnx", tmp_path / "net_deploy.onnx", PREPROCESSING)
+    write_deployable(tmp_path / "net.onnx", tmp_path / "net_deploy.onnx", {"preprocessing": PREPROCESSING})
     done = predict(folder, tmp_path / "net_deploy.onnx", "0.png")
     assert done.returncode == 0 and done.stdout.strip().endswith("unsure") == unsure
 

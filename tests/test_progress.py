@@ -4,10 +4,10 @@ import pytest
 from conftest import ROOT
 from jupyter_client.manager import start_new_kernel
 
-from utils.progress import progress
+from utils.parallel import progress
 
 CELL = """
-from utils.progress import progress
+from utils.parallel import progress
 for _ in progress(range(3), "folds"):
     for _ in progress(range(2), "calibrate"):
         pass

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from nets import save_net, to_int8
 from onnx import helper
@@ -22,18 +23,30 @@ CPUS = [
 
 @pytest.mark.parametrize(("cpu", "first"), CPUS)
 def test_first_recipe_suits_the_cpu_and_the_librarys_default_is_among_them(net, cpu, first):
-    recipes = candidate_recipes(cpu, net)
-    assert type_recipes(cpu)[0].name == recipes[0].name == first
+    recipes = candidate_recipes("here", cpu, net)
+    assert type_recipes("here", cpu)[0].name == recipes[0].name == first
     assert LIBRARY_DEFAULT in recipes
     assert LIBRARY_DEFAULT.activation_type == QuantType.QInt8
     assert not LIBRARY_DEFAULT.per_channel and not LIBRARY_DEFAULT.correct_biases
     assert ("conv1", "clip1") in [recipe.nodes_to_exclude for recipe in recipes]
 
 
+@pytest.mark.parametrize("target", ["any", "here", "arm64"])
 @pytest.mark.parametrize(("cpu", "first"), CPUS)
-def test_no_two_recipes_share_a_name(net, cpu, first):
-    names = [recipe.name for recipe in candidate_recipes(cpu, net)]
+def test_no_two_recipes_share_a_name(net, cpu, first, target):
+    names = [recipe.name for recipe in candidate_recipes(target, cpu, net)]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("cpu", "first"), CPUS)
+def test_a_target_has_its_number_types_whatever_cpu_is_at_hand(net, cpu, first):
+    for target, name, bits in (("any", "U8S8 per-channel reduce-range", 7), ("arm64", "S8S8 per-channel", 8)):
+        recipes = candidate_recipes(target, cpu, net)
+        assert recipes[0].name == name and recipes[0].weight_bits == bits
+        chosen_from = [recipe for recipe in recipes if not recipe.reference]
+        assert {recipe.activation_type for recipe in chosen_from} == {recipes[0].activation_type}
+        assert {recipe.weight_bits for recipe in chosen_from} == {bits}
+    assert LIBRARY_DEFAULT.reference
 
 
 def token_net(path: Path) -> Path:
@@ -64,10 +77,10 @@ def token_net(path: Path) -> Path:
 def test_of_a_transformer_the_layers_alone_become_integers(tmp_path):
     prepared = tmp_path / "prepared.onnx"
     prepare(token_net(tmp_path / "net.onnx"), prepared)
-    assert [node.name for node in stem(onnx.load(prepared))][0] == "conv"
-    assert "matmul" not in [node.name for node in stem(onnx.load(prepared))]
+    assert [node.name for node in stem(ir.load(prepared))][0] == "conv"
+    assert "matmul" not in [node.name for node in stem(ir.load(prepared))]
     images = np.random.default_rng(1).normal(size=(16, 3, 16, 16)).astype(np.float32)
-    (recipe,) = [recipe for recipe in candidate_recipes(CPUS[0][0], prepared) if recipe.note == "layers only"]
+    (recipe,) = [recipe for recipe in candidate_recipes("here", CPUS[0][0], prepared) if recipe.note == "layers only"]
     path = to_int8(prepared, tmp_path / "int8.onnx", images, operators=recipe.operators)
     made = {name: node.op_type for node in onnx.load(path).graph.node for name in node.output}
     reads = {node.name: [made.get(name) for name in node.input] for node in onnx.load(path).graph.node}
@@ -78,5 +91,5 @@ def test_of_a_transformer_the_layers_alone_become_integers(tmp_path):
 
 
 def test_networks_that_do_not_multiply_have_no_recipe_for_layers_only(net, prepared_conv_net):
-    assert "layers only" not in [recipe.note for recipe in candidate_recipes(CPUS[0][0], net)]
-    assert "layers only" in [recipe.note for recipe in candidate_recipes(CPUS[0][0], prepared_conv_net)]
+    assert "layers only" not in [recipe.note for recipe in candidate_recipes("here", CPUS[0][0], net)]
+    assert "layers only" in [recipe.note for recipe in candidate_recipes("here", CPUS[0][0], prepared_conv_net)]

@@ -32,7 +32,7 @@ def quantized(model: torch.nn.Module, size: int, folder):
     prepare(path, folder / "prepared.onnx")
     images = CalibrationSet(folder / "prepared.onnx", image_set, index)
     (quantize,) = define("onnx_quant", "quantize")
-    quantize(folder / "prepared.onnx", images, folder / "int8.onnx", type_recipes(cpu_info())[0])
+    quantize(folder / "prepared.onnx", images, folder / "int8.onnx", type_recipes("any", cpu_info())[0])
     return {"float": path, INT8: folder / "int8.onnx"}, image_set(index).stack().numpy()
 
 

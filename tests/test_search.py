@@ -7,9 +7,9 @@ import torch
 from nets import calibration_set
 
 from bench.notebooks import define
-from utils.onnx_quant.recipes import candidate_recipes
-from utils.onnx_quant.search import (
+from utils.onnx_quant.recipes import (
     ScoringSet,
+    candidate_recipes,
     choose,
     load_sample,
     score,
@@ -41,7 +41,7 @@ def table(**rows) -> pd.DataFrame:
 
 
 def choose_from(rows: pd.DataFrame) -> str:
-    whole = pd.concat([table(fp32=FP32), rows])
+    whole = pd.concat([table(fp32=FP32), rows]).assign(reference=False)
     return choose(whole.assign(within_budget=within_budget(whole, BUDGET)))
 
 
@@ -64,6 +64,12 @@ def test_among_equals_in_speed_the_nearest_to_fp32_wins_and_the_simplest_of_thos
     assert choose_from(rows.drop("simple")) == "elaborate"
     rows.loc["simple", "latency_ms"] = 1.2
     assert choose_from(rows) == "elaborate"
+
+
+def test_a_reference_is_never_chosen():
+    rows = table(slow=(2.0, 20, 1, 0.95, 0.9), reference=(1.0, 40, 1, 0.95, 0.9))
+    whole = pd.concat([table(fp32=FP32), rows]).assign(within_budget=True, reference=[False, False, True])
+    assert choose(whole) == "slow"
 
 
 def test_without_any_candidate_in_the_budget_most_of_fp32s_answers_count_and_then_the_sqnr():
@@ -91,7 +97,7 @@ def test_score_is_perfect_for_the_same_logits_and_counts_every_class():
 
 
 def test_every_candidate_is_written_scored_and_timed_once(net, tmp_path):
-    recipes, quantized = candidate_recipes(X86, net), []
+    recipes, quantized = candidate_recipes("here", X86, net), []
 
     def quantize_and_count(prepared_path, calibrating, target, recipe) -> None:
         quantized.append(recipe)
@@ -137,5 +143,5 @@ def test_sample_is_drawn_where_there_are_many(net):
 
 def test_timing_names_every_model(net):
     image = np.zeros((1, 3, 16, 16), np.float32)
-    times = time_models({"a": net, "b": net}, image, rounds=2)
+    times = time_models({"a": net, "b": net}, image)
     assert set(times) == {"a", "b"} and min(times.values()) > 0

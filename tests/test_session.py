@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from utils import session
 from utils.config import InputError
-from utils.session import open_session
+from utils.onnx_quant.export import write_metadata
+from utils.session import open_session, open_to_predict
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,22 @@ def save_external(folder, location):
 def test_missing_external_data_is_named(tmp_path):
     with pytest.raises(InputError, match=r"net\.onnx cannot be read.*weights\.data"):
         open_session(save_external(tmp_path, "weights.data"))
+
+
+@pytest.mark.parametrize(("bits", "without_vnni", "precise"), [(8, True, "1"), (8, False, None), (7, True, None)])
+def test_sums_are_exact_where_they_might_overflow_and_only_there(
+    net, tmp_path, monkeypatch, bits, without_vnni, precise
+):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(net.read_bytes())
+    write_metadata(path, weight_bits=bits)
+    monkeypatch.setattr(session, "CPU", {"SSSE3": True, "AVX512VNNI": not without_vnni})
+    options = open_to_predict(path).get_session_options()
+    if precise:
+        assert options.get_session_config_entry("session.x64quantprecision") == precise
+    else:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
 
 
 @pytest.mark.parametrize("how", ["../secret.data", "absolute", "link"])

@@ -94,7 +94,8 @@ def _ready_workers(client: Client) -> None:
     client.run(forget_code)  # of a run before
     code = shutil.make_archive(str(scratch_folder() / f"utils_{time.time_ns()}"), "zip", ROOT, "utils")
     client.register_plugin(UploadFile(code), name="utils")  # workers that come later get it, too
-    here, others = _machine(), client.run(_machine)
+    here = _machine()
+    others = client.run(_machine)
     if other := [worker for worker, about in others.items() if about != here]:
         print(f"Another kind of machine: {listing(other)}. Last digits, and INT8 answers, may differ from here.")
 
@@ -112,7 +113,8 @@ def _check_versions(client: Client) -> int:
     places.update({f"worker {name}": (about, RUNNING + COMPUTING) for name, about in found["workers"].items()})
     for place, (about, names) in places.items():
         for name in names:
-            theirs, ours = _short(name, about["packages"].get(name)), _short(name, here.get(name))
+            theirs = _short(name, about["packages"].get(name))
+            ours = _short(name, here.get(name))
             if theirs != ours:
                 wrong.append(f"{place} has {name} {theirs}, this machine {ours}")
     require(not wrong, f"{listing(wrong)}. Install the same everywhere, from requirements.txt")

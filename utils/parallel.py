@@ -1,4 +1,8 @@
-"""One function for many items: one after the other, side by side in threads, or on the workers of a cluster."""
+"""One function for many items: one after the other, side by side in threads, or on the workers of a cluster.
+
+Opening images needs this module, and `utils.predict` opens images with little installed: tqdm, threadpoolctl and Dask
+are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +20,7 @@ from utils import config, files
 
 if TYPE_CHECKING:
     from distributed import Client
+    from tqdm import tqdm
 
 ONE = {"blas": 1, "torch": 1}  # threads of NumPy's sums and of torch's
 _client: Client | None = None  # of the cluster in use
@@ -30,15 +35,14 @@ def use_cluster(address: str) -> None:
     global _client
     if _client:
         _client.close()
-    _client = None
-    if not address:
-        return
-    try:
-        from utils import cluster
-    except ImportError:
-        sentence = f"CLUSTER {address!r} needs Dask: pip install distributed, the same on all machines"
-        raise config.InputError(sentence) from None
-    _client = cluster.connect(address)
+        _client = None
+    if address:
+        try:
+            from utils import cluster
+        except ImportError:
+            sentence = f"CLUSTER {address!r} needs Dask: pip install distributed, the same on all machines"
+            raise config.InputError(sentence) from None
+        _client = cluster.connect(address)
 
 
 def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Iterator:
@@ -48,8 +52,6 @@ def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Ite
     of this process, in workers, too. These get the function once, with all that it refers to. What the function writes
     into memory stays where it ran.
     """
-    from utils.progress import progress  # utils.predict, which reads images, needs no tqdm and no threadpoolctl
-
     items = list(items)
     if _client:
         from utils import cluster
@@ -61,6 +63,44 @@ def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Ite
     else:
         results = map(function, items)
     return progress(results, name, len(items))
+
+
+def progress(items: Iterable, name: str, total: int | None = None) -> tqdm:
+    """Go through `items` and show on one line how far it is; the line disappears at the end.
+
+    tqdm's own bar for notebooks is a widget: whoever saves the notebook and opens it again finds "Error displaying
+    widget" in its place.
+    """
+    from tqdm import tqdm
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if config.on_worker or not hasattr(shell, "kernel"):
+        return tqdm(items, name, total, leave=False, disable=config.on_worker)
+    return tqdm(items, name, total, leave=False, file=_line(shell.execution_count), ascii=False, ncols=80, position=0)
+
+
+class _Line:
+    """A file that shows what was last written to it as an output of the cell, which a blank empties again."""
+
+    handle = None
+
+    def write(self, text: str) -> None:
+        from IPython.display import display
+
+        shown = {"text/plain": text.strip()} if text.strip() else {}
+        if self.handle:
+            self.handle.update(shown, raw=True)
+        elif shown:
+            self.handle = display(shown, raw=True, display_id=True)
+
+    def flush(self) -> None:
+        pass
+
+
+@lru_cache(1)
+def _line(execution_count: int) -> _Line:
+    """Give all bars of one execution the same line: even an empty output takes space."""
+    return _Line()
 
 
 def _in_threads(function: Callable, items: list, threads: int) -> Iterator:

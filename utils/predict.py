@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.config import CHECKPOINTS, THREADS, InputError, listing, relative
+from utils.config import CHECKPOINTS, THREADS, InputError, listing, relative, require
 from utils.files import WRITING, remove_leftovers, whole_file
 from utils.images import read_image, resize
 from utils.layout import find_images
+from utils.parallel import progress
 from utils.report import read_report
-from utils.session import open_session, outdated, read_metadata
+from utils.session import open_to_predict, outdated, read_metadata
 
 DEPLOYED = {"int8": "_int8_deploy.onnx", "onnx": "_deploy.onnx", "pytorch": "_deploy.onnx"}  # by what the verdict ships
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute (OWASP, CSV injection)
@@ -40,7 +41,7 @@ class Classifier:
     """
 
     def __init__(self, path: Path, threads: int = THREADS, shrink: bool = False):
-        self.session = open_session(path, threads)
+        self.session = open_to_predict(path, threads)
         self.details = read_metadata(self.session)
         expected = self.session.get_inputs()[0]
         if expected.type != "tensor(uint8)" or "classes" not in self.details:
@@ -92,17 +93,16 @@ def shipped_file(run: str = "") -> Path:
     """
     folder = CHECKPOINTS / run
     report = read_report(folder)
-    if "verdict" not in report.get("comparison", {}):
+    verdict = report.get("comparison", {}).get("verdict")
+    if not verdict:
         runs = sorted(path.parent.name for path in CHECKPOINTS.glob("*/report.json"))
         raise InputError(
             f"{relative(folder)} holds no verdict: let run.py run the four notebooks first. Named runs at hand: "
             f"{listing(runs) or 'none'}"
         )
-    ship = report["comparison"]["verdict"]["ship"]
-    if ship not in DEPLOYED:
-        raise InputError(
-            f"the verdict of {relative(folder)} is for {ship}, of which there is no file that takes photos"
-        )
+    ship = verdict["ship"]
+    sentence = f"the verdict of {relative(folder)} is for {ship}, of which there is no file that takes photos"
+    require(ship in DEPLOYED, sentence)
     return folder / f"{report['train']['arch']}{DEPLOYED[ship]}"
 
 
@@ -149,16 +149,16 @@ def write_table(path: Path, predictions: Sequence[Prediction], classes: Sequence
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it.
     """
+
+    def cell(text: str) -> str:
+        return f"'{text}" if text.startswith(FORMULA) else text
+
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8-sig", errors="replace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "class", "probability", "doubt", *map(_text_cell, classes)])
+        writer.writerow(["path", "class", "probability", "doubt", *map(cell, classes)])
         for photo, best, doubt, probabilities in predictions:
-            numbers = [f"{value:.6f}" for value in (probabilities.max(), *probabilities)]
-            writer.writerow([_text_cell(photo), _text_cell(best), numbers[0], doubt, *numbers[1:]])
-
-
-def _text_cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
+            numbers = [f"{value:.6f}" for value in probabilities]
+            writer.writerow([cell(photo), cell(best), f"{probabilities.max():.6f}", doubt, *numbers])
 
 
 def sorting_places(target: Path, classes: Sequence[str], folders: Sequence[Path]) -> dict[str, Path]:
@@ -171,8 +171,8 @@ def sorting_places(target: Path, classes: Sequence[str], folders: Sequence[Path]
     places[""] = next(path for path in _variants(target / "doubtful") if path.name not in taken)
     for place in (target, *places.values()):
         for folder in folders:
-            if place.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"--sort {target}: {place} lies in {folder}, with the photos: name another folder")
+            outside = not place.resolve().is_relative_to(folder.resolve())
+            require(outside, f"--sort {target}: {place} lies in {folder}, with the photos: name another folder")
     return places
 
 
@@ -182,16 +182,16 @@ def sort_photos(predictions: Iterable[Prediction], target: Path, places: dict[st
     Nothing is overwritten: where another photo has its name, it gets a number. Raises InputError where one cannot be
     copied.
     """
+    copied = 0
     try:
         target.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
         with tempfile.TemporaryDirectory(dir=target, prefix=WRITING) as temporary:
-            copies = (
-                _copy(Path(found.photo), places["" if found.doubt else found.best], temporary) for found in predictions
-            )
-            return sum(copies)
+            for found in predictions:
+                copied += _copy(Path(found.photo), places["" if found.doubt else found.best], temporary)
     except OSError as error:
         raise InputError(f"--sort {target}: {error.filename or 'a photo'}: {error.strerror}") from error
+    return copied
 
 
 def _copy(photo: Path, place: Path, temporary: str) -> bool:
@@ -215,13 +215,13 @@ def _variants(path: Path) -> Iterator[Path]:
 
 def summarize(predictions: Sequence[Prediction]) -> str:
     """Count the photos of each class, and the doubtful ones apart, with the classes that they are nearest to."""
-    sure = Counter(found.best for found in predictions if not found.doubt)
-    counts = [f"{name} {number}" for name, number in sure.most_common()]
-    for doubt in sorted({found.doubt for found in predictions} - {""}, reverse=True):
+    counts = []
+    for doubt in ["", *sorted({found.doubt for found in predictions} - {""}, reverse=True)]:
         nearest = Counter(found.best for found in predictions if found.doubt == doubt)
         classes = ", ".join(f"{name} {number}" for name, number in nearest.most_common())
-        counts.append(f"{doubt} {nearest.total()} (nearest: {classes})")
-    doubtful = len(predictions) - sure.total()
+        if nearest:
+            counts.append(f"{doubt} {nearest.total()} (nearest: {classes})" if doubt else classes)
+    doubtful = sum(found.doubt != "" for found in predictions)
     return f"{len(predictions)} photos, {doubtful} of them doubtful: {', '.join(counts)}"
 
 
@@ -231,46 +231,51 @@ def classify(model: Path, names: Sequence[str], table: Path | None = None, targe
     Photos are named one by one or by their folders. Writes them into a CSV file `table`, and copies them into a folder
     per class below `target`; what there is to say besides goes to stderr. Returns 1 if anything could not be read.
     """
-    if warning := outdated():
-        print(warning, file=sys.stderr)
     try:
         return int(_classify(model, names, table, target))
     except InputError as error:
-        print(error, file=sys.stderr)
+        _say(error)
         return 1
 
 
 def _classify(model: Path, names: Sequence[str], table: Path | None, target: Path | None) -> bool:
-    """Do so; → whether anything could not be read."""
+    """Do so; → whether anything could not be read. What cannot be written stops it before the work, not after it."""
+    if warning := outdated():
+        _say(warning)
     classifier = Classifier(model, threads=1, shrink=True)
     classes = classifier.details["classes"]
     folders = [Path(name) for name in names if Path(name).is_dir()]
     places = sorting_places(target, classes, folders) if target else {}
     if table:
-        _check_table(table)
+        is_table = table.suffix.lower() == ".csv" and not table.is_dir()  # and no photo that is named by mistake
+        require(is_table, f"--csv {table}: give a file's name that ends in .csv")
+        require(table.parent.is_dir(), f"--csv {table}: there is no folder {table.parent}")
     photos, others, faults = find_photos(names)
-    predictions, unread = _print_predictions(predict_photos(classifier, photos), len(photos))
-    for line in _closing_lines(predictions, unread, others, faults):
-        print(line, file=sys.stderr)
+    predictions = _print_predictions(predict_photos(classifier, photos), len(photos))
+    unread = len(photos) - len(predictions)
+    for fault in faults:
+        _say(fault)
+    if len(predictions) > 1:
+        _say(summarize(predictions))
+    if unread:
+        _say(f"Not readable: {unread}")
+    if others:
+        _say(f"Skipped, as no images: {', '.join(f'{suffix} {number}' for suffix, number in others.most_common())}")
     if table:
         write_table(table, predictions, classes)
-        print(f"Written: {table}", file=sys.stderr)
+        _say(f"Written: {table}")
     if target:
         copied = sort_photos(_bar(predictions, "copy", len(predictions)), target, places)
-        print(f"Copied to {target}: {copied}, there already: {len(predictions) - copied}", file=sys.stderr)
+        _say(f"Copied to {target}: {copied}, there already: {len(predictions) - copied}")
     return bool(unread or faults)
 
 
-def _check_table(path: Path) -> None:
-    """Stop before the work rather than after it, and before a photo that is named by mistake is replaced."""
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise InputError(f"--csv {path}: give a file's name that ends in .csv")
-    if not path.parent.is_dir():
-        raise InputError(f"--csv {path}: there is no folder {path.parent}")
+def _say(text: object) -> None:
+    print(text, file=sys.stderr)
 
 
-def _print_predictions(results: Iterable, total: int) -> tuple[list[Prediction], int]:
-    """Print each prediction on stdout and each error on stderr; → the predictions, and how many errors."""
+def _print_predictions(results: Iterable, total: int) -> list[Prediction]:
+    """Print each prediction on stdout and each error on stderr; → the predictions."""
     predictions = []
     results = _bar(results, "predict", total)
     write = getattr(results, "write", print)  # the bar's own makes room for a line
@@ -282,28 +287,17 @@ def _print_predictions(results: Iterable, total: int) -> tuple[list[Prediction],
         columns = [found.photo, found.best, f"{found.probabilities.max():.1%}", found.doubt]
         write("\t".join(filter(None, columns)), file=sys.stdout)
         sys.stdout.flush()
-    return predictions, total - len(predictions)
+    return predictions
 
 
 def _bar(items: Iterable, name: str, total: int) -> Iterable:
-    """Show on a terminal how far it is."""
+    """Show on a terminal how far it is, where tqdm is installed: whoever has the file alone need not have it."""
+    if total < 2 or not sys.stderr.isatty():
+        return items
     try:
-        from utils.progress import progress  # whoever has the file alone need not have tqdm
+        return progress(items, name, total)
     except ImportError:
         return items
-    return progress(items, name, total) if total > 1 and sys.stderr.isatty() else items
-
-
-def _closing_lines(predictions: Sequence[Prediction], unread: int, others: Counter, faults: list[str]) -> list[str]:
-    lines = list(faults)
-    if len(predictions) > 1:
-        lines.append(summarize(predictions))
-    if unread:
-        lines.append(f"Not readable: {unread}")
-    if others:
-        kinds = ", ".join(f"{suffix} {number}" for suffix, number in others.most_common())
-        lines.append(f"Skipped, as no images: {kinds}")
-    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,13 +11,14 @@ ABOVE_ZERO = sys.float_info.min
 
 
 class Kind(NamedTuple):
-    """A type, the bounds of a number, and whether there may be None, or several in a row."""
+    """A type, the bounds of a number, the texts to choose from, and whether there may be None, or several in a row."""
 
     type: type
     least: float = -inf
     most: float = inf
     none: bool = False
     many: bool = False
+    choices: tuple[str, ...] = ()
 
 
 WORDS = {Integral: "a whole number", Real: "a number", str: "text", dict: "a dictionary"}
@@ -34,7 +35,11 @@ KINDS = {
     **dict.fromkeys(["MINORITY", "RUNTIMES"], Kind(str, none=True, many=True)),
     **{"SEED": Kind(Integral, 0, 2**31), "FOLDS": Kind(Integral, 3, none=True), "REPEATS": COUNT._replace(none=True)},
     **{"PAIR": TEXT._replace(many=True), "BATCH_SIZES": COUNT._replace(many=True)},
-    **{"MODELS": Kind(dict), "PREPROCESSING": Kind(dict, none=True)},
+    **{
+        "TARGET": Kind(str, choices=("any", "here", "arm64")),
+        "MODELS": Kind(dict),
+        "PREPROCESSING": Kind(dict, none=True),
+    },
 }
 
 
@@ -49,10 +54,14 @@ def _fits(value: object, kind: Kind) -> bool:
         return value is None and kind.none
     if kind.many:
         return isinstance(value, list | tuple) and all(_fits(one, kind._replace(many=False)) for one in value)
+    if kind.choices:
+        return value in kind.choices
     return isinstance(value, kind.type) and (not isinstance(value, Real) or kind.least <= value <= kind.most)
 
 
 def _describe(kind: Kind) -> str:
+    if kind.choices:
+        return f"one of {', '.join(map(repr, kind.choices))}"
     least = " above 0" if kind.least == ABOVE_ZERO else f", {kind.least} or more"
     bounds = least * (kind.least > -inf) + f" and at most {kind.most}" * (kind.most < inf)
     return "a list, each of it " * kind.many + WORDS[kind.type] + bounds + ", or None" * kind.none

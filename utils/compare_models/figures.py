@@ -31,14 +31,18 @@ def quality(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def caption(name: str, logits: dict[str, np.ndarray], classes: Sequence[str]) -> str:
-    """Write an image's class, and below it what each model (name → logits (C,)) takes it for."""
-    predictions = [f"{model}: “{classes[scores.argmax()]}”" for model, scores in logits.items()]
-    return "\n".join([name, *predictions])
-
-
-def disagreements(pictures: Sequence[np.ndarray], captions: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Lay out images (H, W, 3), five in a row, below their captions."""
+def disagreements(
+    pictures: Sequence[np.ndarray],
+    names: Sequence[str],
+    logits: Sequence[dict[str, np.ndarray]],
+    classes: Sequence[str],
+    ax: Axes | None = None,
+) -> Axes:
+    """Lay out images (H, W, 3), five in a row, below their class and what each model (name → logits (C,)) predicts."""
+    captions = []
+    for name, of_models in zip(names, logits, strict=True):
+        predictions = [f"{model}: “{classes[scores.argmax()]}”" for model, scores in of_models.items()]
+        captions.append("\n".join([name, *predictions]))
     return plots.image_grid(pictures, captions, columns=min(5, len(pictures)), ax=ax)
 
 

@@ -1,28 +1,43 @@
-"""How long a model takes: each in a process of its own, and all under the same conditions."""
+"""How long a model takes: each in a process of its own, and all under the same conditions.
 
+These processes import this module, too, and their memory is measured: pandas is imported only where tables are made.
+"""
+
+from __future__ import annotations
+
+import itertools
 import multiprocessing
+import os
 import random
+import re
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from utils import stopwatch
-from utils.compare_models import latency_worker
-from utils.compare_models.latency_worker import PHOTO
-from utils.config import SEED
-from utils.progress import progress
+from utils.compare_models.predictor import Predictor
+from utils.config import SEED, THREADS
+from utils.images import prepare, read_image
+from utils.parallel import progress
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+PHOTO = "photo"  # the task from a file to a prediction: decode, prepare, run, argmax
+VISIT_MS = 40  # of calls in each visit: the verdict rests on these
 BATCH_ROUNDS = 2  # of larger batches, which take long and decide nothing
 FEWEST_ROUNDS = 10  # before the ratio may be called clear
 CLEAR = 0.05  # width of the ratio's interval
 CALL = ["model", "task", "round", "ms"]
+PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # of torch's threads
 
 
 class Timing(NamedTuple):
@@ -58,27 +73,30 @@ def measure_latency(
     batch size and whole photos are timed in every round, larger batches in two. There are fewer rounds than `rounds`
     once the ratio of a `pair` of models is clear. `preprocessing` is for files that have none.
     """
+    import pandas as pd
+
     generator = random.Random(SEED)
-    names, calls, reference, started, workers = list(paths), [], [], {}, {}
+    rows, reference = [], []
+    workers, started = {}, {}
+    numbers = np.random.default_rng(SEED).random(200_000)
     with ExitStack() as stack:
-        for name in progress(names, "start"):
+        for name in progress(paths, "start"):
             workers[name], started[name] = _start_process(stack, paths[name], list(photos), preprocessing)
         for number in progress(range(rounds), "latency"):
-            reference.append(_reference_ms())
-            sizes = batch_sizes if number < BATCH_ROUNDS else batch_sizes[:1]
-            tasks = [*sizes, PHOTO]
+            reference.append(stopwatch.milliseconds(partial(np.sort, numbers)))
+            tasks = [*(batch_sizes if number < BATCH_ROUNDS else batch_sizes[:1]), PHOTO]
             for task in generator.sample(tasks, len(tasks)):
                 visits = {name: partial(_visit, worker, task, number > 0) for name, worker in workers.items()}
                 for name, times in stopwatch.time_round(visits, generator).items():
-                    calls += [(name, task, number, ms) for ms in times]
-            if pair and number + 1 >= FEWEST_ROUNDS and _is_clear(calls, *pair, batch_sizes[0]):
+                    rows += [(name, task, number, ms) for ms in times]
+            calls = pd.DataFrame(rows, columns=CALL)
+            if pair and number + 1 >= FEWEST_ROUNDS and is_clear(*latency_ratio(calls, *pair, batch_sizes[0])):
                 break
-        for name in names:
-            started[name]["peak_rss_mb_batch"] = workers[name].submit(latency_worker.peak_memory).result()
-    tasks = [*batch_sizes, PHOTO]
-    calls.sort(key=lambda call: (tasks.index(call[1]), names.index(call[0])))  # as given: tables keep this order
-    processes = pd.DataFrame(started).T.rename_axis("model")
-    return Timing(pd.DataFrame(calls, columns=CALL), processes, np.array(reference))
+        for name, worker in workers.items():
+            started[name]["peak_rss_mb_batch"] = worker.submit(peak_memory).result()
+    order = [*batch_sizes, PHOTO]  # which tables keep
+    calls = calls.sort_values("task", key=lambda tasks: tasks.map(order.index), kind="stable")
+    return Timing(calls, pd.DataFrame(started).T.rename_axis("model"), np.array(reference))
 
 
 def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
@@ -86,27 +104,23 @@ def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExe
     begin = time.perf_counter()
     # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
     worker = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-    found = worker.submit(latency_worker.start, *arguments).result()
+    found = worker.submit(start, *arguments).result()
     found["cold_start_ms"] = (time.perf_counter() - begin) * 1e3
     return worker, found
 
 
 def _visit(worker: ProcessPoolExecutor, task: int | str, warm: bool) -> list[float]:
-    return worker.submit(latency_worker.time_task, task, warm).result()
-
-
-def _reference_ms() -> float:
-    """Time a fixed piece of work."""
-    numbers = np.random.default_rng(SEED).random(200_000)
-    return stopwatch.milliseconds(lambda: np.sort(numbers))
+    return worker.submit(time_task, task, warm).result()
 
 
 def summarize(calls: pd.DataFrame) -> pd.DataFrame:
-    """Reduce calls to a row per model and task: p50, p90, p99 in ms, and low and high, p50's interval over rounds."""
+    """Reduce calls to a row per task and model: p50, p90, p99 in ms, and low and high, p50's interval over rounds."""
+    import pandas as pd
+
     rows = []
-    for (task, name), of_both in calls.groupby(["task", "model"], sort=False):
-        p50, p90, p99 = np.percentile(of_both["ms"], [50, 90, 99])
-        low, high = stopwatch.median_interval(of_both.groupby("round")["ms"].median().to_numpy())
+    for (task, name), chosen in calls.groupby(["task", "model"], sort=False):
+        p50, p90, p99 = np.percentile(chosen["ms"], [50, 90, 99])
+        low, high = stopwatch.median_interval(chosen.groupby("round")["ms"].median().to_numpy())
         rows.append((name, task, p50, p90, p99, min(low, p50), max(high, p50)))
     return pd.DataFrame(rows, columns=["model", "task", "p50", "p90", "p99", "low", "high"])
 
@@ -118,7 +132,66 @@ def latency_ratio(calls: pd.DataFrame, first: str, second: str, task: int | str)
     return stopwatch.ratio(quick[first].to_numpy(), quick[second].to_numpy())
 
 
-def _is_clear(calls: list[tuple], first: str, second: str, task: int) -> bool:
+def is_clear(ratio: float, low: float, high: float) -> bool:
     """Tell whether the interval of two models' ratio is narrow: 5 % wide, or half of its distance from 1."""
-    ratio, low, high = latency_ratio(pd.DataFrame(calls, columns=CALL), first, second, task)
     return high - low <= max(CLEAR, abs(1 - ratio) / 2)
+
+
+# --- in the process of one model
+
+
+def start(path: Path, photos: Sequence[Path], preprocessing: dict | None) -> dict[str, float]:
+    """Load the model and predict the first photo; → ms that loading took, its libraries included, and memory so far."""
+    global _predictor, _photos
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(PASSIVE_WAITING)  # read when torch is imported, which is below
+    begin = time.perf_counter()
+    _predictor = Predictor(path, THREADS, preprocessing)
+    _photos = photos
+    load_ms = (time.perf_counter() - begin) * 1e3
+    predict(photos[0])
+    return {"load_ms": load_ms, "peak_rss_mb": peak_memory()}
+
+
+def _end_with_parent() -> None:
+    """End when the process that measures is killed: the pool itself would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def time_task(task: int | str, warm: bool) -> list[float]:
+    """Time calls in ms: of a batch of so many images, or from photo to prediction."""
+    if task == PHOTO:
+        photos = itertools.cycle(_photos)
+        return stopwatch.visit(lambda: predict(next(photos)), warm, VISIT_MS)
+    batch = np.resize(_inputs(), (task, *_inputs().shape[1:]))
+    return stopwatch.visit(lambda: _predictor.run(batch), warm, VISIT_MS)
+
+
+def predict(photo: Path) -> int:
+    """Take a photo from the disk; → the position of its class."""
+    return int(_predictor.run(_input(photo)[None])[0].argmax())
+
+
+@cache
+def _inputs() -> np.ndarray:
+    """Give the photos as the model takes them: float32 (N, 3, S, S)."""
+    return np.stack([_input(photo) for photo in _photos])
+
+
+def _input(photo: Path) -> np.ndarray:
+    return np.ascontiguousarray(prepare(read_image(photo), _predictor.preprocessing))
+
+
+def peak_memory() -> float:
+    """Return this process's peak resident memory in MB."""
+    if os.name == "nt":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Linux hands getrusage's peak down from the parent process; this one starts with the program
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1e3

@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pandas as pd
-from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from PIL import Image
 from sklearn.utils import gen_batches
 from torchvision.transforms.v2 import Compose
@@ -37,19 +36,14 @@ def file_bytes(path: Path) -> int:
 
     Raises InputError naming the external file that is missing, as when only the ``.onnx`` has been moved.
     """
-    outside = set()
+    files = {path}
     if path.suffix == ".onnx":
         with suppress(Exception):  # of many kinds: opening the model says what is wrong with a file
-            tensors = filter(uses_external_data, _get_all_tensors(onnx.load(path, load_external_data=False)))
-            outside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors}
-    missing = sorted(file.name for file in outside if not file.is_file())
+            tensors = [value.const_value for value in ir.load(path).graph.initializers.values()]
+            files |= {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    missing = sorted(file.name for file in files - {path} if not file.is_file())
     require(not missing, f"{relative(path)} needs {', '.join(missing)} beside it, which is not there: copy it too")
-    return sum(file.stat().st_size for file in {path, *outside} if file.exists())
-
-
-def open_models(paths: dict[str, Path], preprocessing: dict | None) -> dict[str, Predictor]:
-    """Open model files; `preprocessing` is for those that do not say how their images are prepared."""
-    return {name: Predictor(path, preprocessing=preprocessing) for name, path in paths.items()}
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def check_alike(models: Sequence[Predictor]) -> None:
@@ -72,6 +66,23 @@ def unsplit_index(folder: Path) -> pd.DataFrame:
     return good.assign(group=good["pixels"], split="test")[["path", "class", "group", "split"]]
 
 
+def image_set(
+    model: Predictor,
+    folder: Path,
+    index: pd.DataFrame,
+    classes: Sequence[str],
+    corrupt: Callable[[Image.Image], Image.Image] | None = None,
+) -> ImageDataset:
+    """List the images of `index`, paths in `folder`, as a model takes them; `corrupt` changes each before that."""
+    transform = evaluation_transform(model.preprocessing)
+    return ImageDataset(folder, index, classes, Compose([corrupt, transform]) if corrupt else transform)
+
+
+def load_pictures(model: Predictor, folder: Path, index: pd.DataFrame, classes: Sequence[str]) -> list[np.ndarray]:
+    """Read images as a model sees them, to look at; → pixels (H, W, 3) of each."""
+    return [to_pixels(image, model.preprocessing) for image, _ in image_set(model, folder, index, classes)]
+
+
 def predict_all(
     models: dict[str, Predictor],
     folder: Path,
@@ -84,36 +95,24 @@ def predict_all(
     Models with the same preprocessing share one pass over the images, a few of which are in memory at a time. `corrupt`
     changes each image before it is prepared. Raises InputError when a model knows other classes.
     """
-    alike: dict[str, list[str]] = {}
+    image_sets = {}
+    for model in models.values():
+        image_sets[repr(model.preprocessing)] = image_set(model, folder, index, classes, corrupt)
+    predict = partial(_predict, models, image_sets, classes)
+    batches = list(parallel.run(predict, gen_batches(len(index), BATCH), "predictions", THREADS))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in models}
+
+
+def _predict(
+    models: dict[str, Predictor], image_sets: dict[str, ImageDataset], classes: Sequence[str], batch: slice
+) -> dict[str, np.ndarray]:
+    """Prepare some images, once for all models that take them alike, and let each model predict them; → its logits."""
+    rows = range(batch.start, batch.stop)
+    images = {key: np.stack([dataset[row][0].numpy() for row in rows]) for key, dataset in image_sets.items()}
+    logits = {name: model(images[repr(model.preprocessing)]) for name, model in models.items()}
     for name, model in models.items():
-        alike.setdefault(repr(model.preprocessing), []).append(name)
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in models}
-    for names in alike.values():
-        transform = Compose([*filter(None, [corrupt]), evaluation_transform(models[names[0]].preprocessing)])
-        dataset = ImageDataset(folder, index, classes, transform)
-        predict = partial(_predict, dataset, [models[name] for name in names])
-        for batch in parallel.run(predict, gen_batches(len(index), BATCH), "predictions", THREADS):
-            for name, outputs in zip(names, batch, strict=True):
-                models[name].check_classes(classes, outputs)
-                logits[name].append(outputs)
-    return {name: np.concatenate(parts) for name, parts in logits.items()}
-
-
-def _predict(dataset: ImageDataset, models: Sequence[Predictor], batch: slice) -> list[np.ndarray]:
-    """Prepare some images and let each model predict them; → logits of each."""
-    images = np.stack([dataset[position][0].numpy() for position in range(batch.start, batch.stop)])
-    return [model(images) for model in models]
-
-
-def load_images(model: Predictor, folder: Path, index: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """Read images as a model takes them; → float32 (N, 3, H, W)."""
-    return ImageDataset(folder, index, classes, evaluation_transform(model.preprocessing)).stack().numpy()
-
-
-def load_pictures(model: Predictor, folder: Path, index: pd.DataFrame, classes: Sequence[str]) -> list[np.ndarray]:
-    """Read images as a model sees them, to look at; → pixels (H, W, 3) of each."""
-    dataset = ImageDataset(folder, index, classes, evaluation_transform(model.preprocessing))
-    return [to_pixels(image, model.preprocessing) for image, _ in dataset]
+        model.check_classes(classes, logits[name])
+    return logits
 
 
 def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, recipe: object) -> dict[str, np.ndarray]:

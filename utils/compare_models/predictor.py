@@ -34,9 +34,9 @@ class Predictor:
             self.details["preprocessing"] = dict(preprocessing)
 
     def _open_onnx(self, threads: int) -> None:
-        from utils.session import open_session, read_metadata
+        from utils.session import open_to_predict, read_metadata
 
-        session = open_session(self.path, threads)
+        session = open_to_predict(self.path, threads)
         self.details = read_metadata(session)
         entry, *others = session.get_inputs()
         if others or entry.type != "tensor(float)" or len(entry.shape) != 4 or entry.shape[1] not in (3, "3"):
@@ -47,14 +47,14 @@ class Predictor:
         batch, _, *self.size = entry.shape
 
         def run(images: np.ndarray) -> np.ndarray:
-            return session.run(None, {entry.name: images})[0]
-
-        def run_fixed(images: np.ndarray) -> np.ndarray:
+            if not isinstance(batch, int):
+                return session.run(None, {entry.name: images})[0]
             calls = math.ceil(len(images) / batch)
             padded = np.resize(images, (calls * batch, *images.shape[1:]))  # the last call is filled up with the first
-            return np.concatenate([run(part) for part in np.split(padded, calls)])[: len(images)]
+            parts = [session.run(None, {entry.name: part})[0] for part in np.split(padded, calls)]
+            return np.concatenate(parts)[: len(images)]
 
-        self.run = run_fixed if isinstance(batch, int) else run
+        self.run = run
 
     def _open_checkpoint(self, threads: int) -> None:
         import torch
@@ -82,11 +82,11 @@ class Predictor:
                 f"{relative(self.path)} does not say how its images are prepared: set PREPROCESSING to a dictionary "
                 "with image_size, interpolation, mean and std"
             )
-        wanted = {side for side in self.size if isinstance(side, int)}
-        if wanted - {stored["image_size"]}:
+        made = stored["image_size"]
+        if any(isinstance(side, int) and side != made for side in self.size):
             raise InputError(
                 f"{relative(self.path)} takes {' × '.join(map(str, self.size))} pixels, but its preprocessing makes "
-                f"{stored['image_size']} × {stored['image_size']}: correct image_size"
+                f"{made} × {made}: correct image_size"
             )
         return {name: stored[name] for name in sorted(PREPROCESSING)}
 

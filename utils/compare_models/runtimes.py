@@ -11,7 +11,7 @@ import pandas as pd
 from utils.config import THREADS, require
 from utils.intervals import wilson_interval
 from utils.metrics import sqnr_db
-from utils.progress import progress
+from utils.parallel import progress
 from utils.session import open_session, split_batch
 from utils.stopwatch import ratio, time_calls
 
@@ -62,20 +62,16 @@ def compare_runtimes(paths: dict[str, Path], images: np.ndarray, names: Sequence
     rows = []
     for file, path in paths.items():
         reference = RUNTIMES[REFERENCE](path)
-        expected = _predict(reference, images)
+        expected = np.concatenate([reference(batch) for batch in split_batch(images)])
         for name in progress(others, f"{file} elsewhere"):
             run = RUNTIMES[name](path)
-            logits = _predict(run, images)
-            flips = np.flatnonzero(logits.argmax(1) != expected.argmax(1))
+            logits = np.concatenate([run(batch) for batch in split_batch(images)])
+            flips = np.flatnonzero(logits.argmax(1) != expected.argmax(1)).tolist()
             same = len(images) - len(flips)
-            times = time_calls(
-                {"here": partial(reference, images[:1]), "there": partial(run, images[:1])}, range(ROUNDS)
-            )
-            measured = [sqnr_db(expected, logits), ratio(times["here"], times["there"])]
-            agreement = [same / len(images), wilson_interval(same, len(images))]
-            rows.append([name, file, *agreement, flips.tolist(), *measured])
+            row = {"runtime": name, "file": file, "agreement": same / len(images), "flips": flips}
+            row["ci95"] = wilson_interval(same, len(images))
+            row["sqnr_db"] = sqnr_db(expected, logits)
+            calls = {"here": partial(reference, images[:1]), "there": partial(run, images[:1])}
+            times = time_calls(calls, range(ROUNDS))
+            rows.append(row | {"latency_ratio": ratio(times["here"], times["there"])})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _predict(run: Run, images: np.ndarray) -> np.ndarray:
-    return np.concatenate([run(batch) for batch in split_batch(images)])

@@ -1,13 +1,14 @@
 """Bias correction for ONNX Runtime's QDQ models: on average, every layer's output is that of its float twin."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
+import onnx_ir as ir
+from onnx import compose
 
 from utils.files import whole_file
+from utils.onnx_quant.graph import strip
 from utils.session import open_session
 
 SUMMED_AXES = {"Conv": [0, 2, 3], "Gemm": [0]}  # of a layer's output, to get one value per channel
@@ -24,83 +25,86 @@ def correct_biases(float_path: Path, int8_path: Path, images: np.ndarray) -> dic
     would do some to the rest. Layers without a bias stay as they are. Source: Nagel et al. 2019, arXiv 1906.04721,
     section 4.2, in its empirical form. Returns each layer's largest shift, in units of its output.
     """
-    model, float_model = onnx.load(int8_path), compose.add_prefix(onnx.load(float_path), TWIN, rename_inputs=False)
-    twins = {node.name.removeprefix(TWIN): node for node in float_model.graph.node if node.op_type in SUMMED_AXES}
-    layers = [node for node in model.graph.node if node.name in twins and len(node.input) > 2]
-    both = _join(model, float_model, {layer.name: twins[layer.name] for layer in layers})
-    session = open_session(both.SerializeToString(), optimize="basic", in_order=True)
-    shifts = session.run(None, {model.graph.input[0].name: images})
-    for layer, shift in zip(layers, shifts, strict=True):
-        _shift_bias(model, layer, shift.ravel())
+    float_model = ir.from_proto(compose.add_prefix(onnx.load(float_path), TWIN, rename_inputs=False))
+    both = ir.load(int8_path)
+    corrected = _join(both, float_model)
+    session = open_session(ir.to_proto(both).SerializeToString(), optimize="basic", in_order=True)
+    shifts = dict(zip(corrected, session.run(None, {both.graph.inputs[0].name: images}), strict=True))
+    model = ir.load(int8_path)
+    for layer in model.graph:
+        if layer.name in shifts:
+            _shift_bias(layer, shifts[layer.name].ravel())
+    strip(model)
     with whole_file(int8_path) as temporary:
-        onnx.save(model, temporary)
-    return {layer.name: float(np.abs(shift).max()) for layer, shift in zip(layers, shifts, strict=True)}
+        ir.save(model, temporary)
+    return {name: float(np.abs(shift).max()) for name, shift in shifts.items()}
 
 
-def _join(model: ModelProto, float_model: ModelProto, twins: dict[str, NodeProto]) -> ModelProto:
-    """Put both graphs into one that corrects each layer with a twin, and whose outputs are the layers' shifts.
+def _join(model: ir.Model, float_model: ir.Model) -> list[str]:
+    """Put the float graph into an INT8 one, correct each layer with a twin, and give out the shifts; → layers' names.
 
     Twins stand, and so run, next to each other: what is compared need not be kept in memory for long.
     """
-    both, float_nodes, done = copy.deepcopy(model), list(float_model.graph.node), 0
-    both.graph.initializer.extend(float_model.graph.initializer)
-    del both.graph.node[:], both.graph.output[:]
-    for node in model.graph.node:
-        if node.name not in twins:
-            both.graph.node.append(node)
-            continue
-        twin = twins[node.name]
-        activation = _activation(float_model, twin)
-        until = max(done, float_nodes.index(activation or twin) + 1)
-        both.graph.node.extend(float_nodes[done:until])
-        done = until
-        both.graph.node.extend(_correct_output(node, twin, activation))
-        both.graph.output.append(onnx.ValueInfoProto(name=_shift_name(node)))
-    both.graph.node.extend(float_nodes[done:])
-    return both
+    graph = model.graph
+    float_graph = float_model.graph
+    twins = {node.name.removeprefix(TWIN): node for node in float_graph if node.op_type in SUMMED_AXES}
+    layers = [node for node in graph if node.name in twins and len(node.inputs) > 2]
+    ir.convenience.replace_all_uses_with(float_graph.inputs, graph.inputs)
+    for name in list(float_graph.initializers):
+        graph.register_initializer(float_graph.initializers.pop(name))
+    graph.outputs.clear()
+    waiting = list(float_graph)
+    for layer in layers:
+        twin = twins[layer.name]
+        passed = _passed_on(twin.outputs[0])
+        while passed.producer() in waiting:
+            node = waiting.pop(0)
+            float_graph.remove(node)
+            graph.insert_before(layer, node)
+        graph.outputs.append(_correct_output(layer, twin.outputs[0], passed))
+    return [layer.name for layer in layers]
 
 
-def _activation(float_model: ModelProto, twin: NodeProto) -> NodeProto | None:
-    """Find the Relu or Clip that alone reads a twin's output."""
-    readers = [node for node in float_model.graph.node if twin.output[0] in node.input]
-    return readers[0] if len(readers) == 1 and readers[0].op_type in CLIPPING else None
+def _passed_on(output: ir.Value) -> ir.Value:
+    """Return what a Relu or Clip makes of an output that it alone reads, or else the output."""
+    readers = output.consumers()
+    return readers[0].outputs[0] if len(readers) == 1 and readers[0].op_type in CLIPPING else output
 
 
-def _shift_name(layer: NodeProto) -> str:
-    return f"{layer.name}/shift"
+def _correct_output(layer: ir.Node, float_output: ir.Value, passed: ir.Value) -> ir.Value:
+    """Add to a layer's output what it lacks, on average per channel, of its twin's; → this shift.
+
+    Only what is `passed` on, and so is equal to the twin's output, counts.
+    """
+    raw = layer.outputs[0]
+    readers = list(raw.uses())
+    tape = ir.tape.Tape()
+    axes = tape.op("Constant", [], {"value_ints": SUMMED_AXES[layer.op_type]})
+    one = tape.op("Constant", [], {"value_float": 1.0})
+    counts = tape.op("Cast", [tape.op("Equal", [float_output, passed])], {"to": ir.DataType.FLOAT})
+    number = tape.op("ReduceSum", [counts, axes])
+    lacking = tape.op("Mul", [tape.op("Sub", [float_output, raw]), counts])
+    divisor = tape.op("Max", [number, one])  # where none counts: 0 / 1
+    shift = tape.op("Div", [tape.op("ReduceSum", [lacking, axes]), divisor])
+    corrected = tape.op("Add", [raw, shift])
+    for position, node in enumerate(tape.nodes):
+        node.outputs[0].name = f"{layer.name}/shift/{position}"
+    layer.graph.insert_after(layer, tape.nodes)
+    for reader, position in readers:
+        reader.replace_input_with(position, corrected)
+    return shift
 
 
-def _correct_output(layer: NodeProto, twin: NodeProto, activation: NodeProto | None) -> list[NodeProto]:
-    """Write a layer, and nodes that add to its output what it lacks, on average per channel, of its twin's."""
-    scope, measured = layer.name, copy.deepcopy(layer)
-    measured.output[0], float_output = f"{scope}/raw", twin.output[0]
-    passed = activation.output[0] if activation else float_output  # equal to the twin's output where it counts
-    axes = numpy_helper.from_array(np.array(SUMMED_AXES[layer.op_type]))
-    return [
-        measured,
-        helper.make_node("Constant", [], [f"{scope}/axes"], value=axes),
-        helper.make_node("Constant", [], [f"{scope}/one"], value_float=1.0),
-        helper.make_node("Equal", [float_output, passed], [f"{scope}/counts"]),
-        helper.make_node("Cast", [f"{scope}/counts"], [f"{scope}/weights"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", [f"{scope}/weights", f"{scope}/axes"], [f"{scope}/number"]),
-        helper.make_node("Sub", [float_output, f"{scope}/raw"], [f"{scope}/difference"]),
-        helper.make_node("Mul", [f"{scope}/difference", f"{scope}/weights"], [f"{scope}/lacking"]),
-        helper.make_node("ReduceSum", [f"{scope}/lacking", f"{scope}/axes"], [f"{scope}/sum"]),
-        helper.make_node("Max", [f"{scope}/number", f"{scope}/one"], [f"{scope}/divisor"]),  # where none counts: 0 / 1
-        helper.make_node("Div", [f"{scope}/sum", f"{scope}/divisor"], [_shift_name(layer)]),
-        helper.make_node("Add", [f"{scope}/raw", _shift_name(layer)], [layer.output[0]]),
-    ]
-
-
-def _shift_bias(model: ModelProto, layer: NodeProto, shift: np.ndarray) -> None:
+def _shift_bias(layer: ir.Node, shift: np.ndarray) -> None:
     """Add a shift (C,) to a layer's bias: to the int32 behind its DequantizeLinear, or to the float if it has none."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    source = next((node for node in model.graph.node if layer.input[2] in node.output), None)
-    if source is None:
-        bias = numpy_helper.to_array(constants[layer.input[2]])
-        constants[layer.input[2]].CopyFrom(numpy_helper.from_array((bias + shift).astype(bias.dtype), layer.input[2]))
-        return
-    bias, scale = (numpy_helper.to_array(constants[name]) for name in source.input[:2])
-    limits = np.iinfo(bias.dtype)
-    shifted = np.rint(bias + shift / scale.astype(np.float64)).clip(limits.min, limits.max).astype(bias.dtype)
-    constants[source.input[0]].CopyFrom(numpy_helper.from_array(shifted, source.input[0]))
+    bias = layer.inputs[2]
+    dequantize = bias.producer()
+    if dequantize is None:
+        values = bias.const_value.numpy()
+        shifted = values + shift
+    else:
+        bias, scale = dequantize.inputs[:2]
+        values = bias.const_value.numpy()
+        limits = np.iinfo(values.dtype)
+        shifted = np.rint(values + shift / scale.const_value.numpy().astype(np.float64)).clip(limits.min, limits.max)
+    bias.const_value = ir.tensor(shifted.astype(values.dtype), name=bias.name)

@@ -6,43 +6,66 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, compose, parser
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import OnnxFunction, script
+from onnxscript import opset20 as op
 
 from utils.config import THREADS, InputError
 from utils.files import whole_file
-from utils.onnx_quant.novelty_output import add_novelty
+from utils.onnx_quant.graph import CHANNELS_LAST, infer_shapes, strip
 from utils.predict import Classifier
+from utils.session import open_session, run_session
 
 SAME_ANSWERS = 0.995  # of the photos, at least, for a resize inside the graph to be as good as Pillow's
-RESIZE = {"bilinear": 'mode = "linear"', "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1'}
-PREPARE = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
-prepare (uint8[batch, {height}, {width}, 3] image) => (float[batch, 3, {size}, {size}] image_prepared) <
-    int64[1] image_width = {{{size}}}, int64[1] image_height = {{{size}}},
-    float image_black = {{0}}, float image_white = {{255}},
-    float[3] image_factor = {{{factor}}}, float[3] image_offset = {{{offset}}}
-> {{
-    image_pixels = Cast <to = 1> (image)
-    {resize}
-    image_scaled = Mul (image_resized, image_factor)
-    image_normalized = Sub (image_scaled, image_offset)
-    image_prepared = Transpose <perm = [0, 3, 1, 2]> (image_normalized)
-}}"""
-# as Pillow does it: first the rows, then the columns, each rounded to 8 bits; bicubic overshoots. Channels stay last:
-# ONNX Runtime 1.32 breaks a Resize with axes when it moves a Transpose over it
-RESIZE_NODES = """image_wide = Resize <antialias = 1, axes = [2], {mode}> (image_pixels, , , image_width)
-    image_wide_whole = Round (image_wide)
-    image_wide_clipped = Clip (image_wide_whole, image_black, image_white)
-    image_high = Resize <antialias = 1, axes = [1], {mode}> (image_wide_clipped, , , image_height)
-    image_high_whole = Round (image_high)
-    image_resized = Clip (image_high_whole, image_black, image_white)"""
-KEEP_NODE = "image_resized = Identity (image_pixels)"
-ANSWER = """<ir_version: {ir_version}, opset_import: ["": {opset}]>
-answer (float[batch, classes] logits) => (float[batch, classes] probabilities) <
-    float temperature = {{{temperature}}}
-> {{
-    logits_tempered = Div (logits, temperature)
-    probabilities = Softmax <axis = 1> (logits_tempered)
-}}"""
+RESIZE = {  # Pillow's interpolation → attributes of ONNX's Resize
+    "bilinear": {"mode": "linear", "exclude_outside": 0},
+    "bicubic": {"mode": "cubic", "exclude_outside": 1},
+}
+
+
+@script()
+def resize(image, size, mode: str, exclude_outside: int):
+    """Resize photos (N, H, W, 3) as Pillow does: the columns, then the rows, each rounded to 8 bits.
+
+    Bicubic overshoots. Channels stay last: ONNX Runtime 1.32 breaks a Resize with axes when it moves a Transpose over.
+    """
+    black = op.Constant(value_float=0.0)
+    white = op.Constant(value_float=255.0)
+    pixels = op.Cast(image, to=1)
+    wide = op.Resize(
+        pixels, None, None, size, antialias=1, axes=[2], mode=mode, cubic_coeff_a=-0.5, exclude_outside=exclude_outside
+    )
+    wide = op.Clip(op.Round(wide), black, white)
+    high = op.Resize(
+        wide, None, None, size, antialias=1, axes=[1], mode=mode, cubic_coeff_a=-0.5, exclude_outside=exclude_outside
+    )
+    return op.Clip(op.Round(high), black, white)
+
+
+@script()
+def normalize(pixels, factor, offset):
+    """Compute (pixel / 255 − mean) / std, as one multiplication and one subtraction; → (N, 3, H, W)."""
+    return op.Transpose(op.Cast(pixels, to=1) * factor - offset, perm=[0, 3, 1, 2])
+
+
+@script()
+def softmax(logits, temperature):
+    """Turn logits (N, C) into calibrated probabilities."""
+    return op.Softmax(logits / temperature, axis=1)
+
+
+@script()
+def distance(features, weight, bias, centers, mean, deviations, rest):
+    """Compute what `Detector.distances` in utils/train/novelty.py does."""
+    tiny = op.Constant(value_float=1e-12)
+    directions = features / op.Max(op.ReduceL2(features, [1]), tiny)
+    places = op.Gemm(directions, op.Cast(weight, to=1), bias, transB=1)
+    of_classes = op.ReduceSumSquare(op.Unsqueeze(places, [1]) - centers, [2], keepdims=0)
+    whole = op.ReduceSumSquare(directions - op.Cast(mean, to=1), [1], keepdims=0)
+    along_axes = op.ReduceSumSquare(places * deviations, [1], keepdims=0)
+    off_axes = op.Relu(whole - along_axes) / (rest * rest)
+    return op.Sqrt(op.ReduceMin(of_classes, [1], keepdims=0) + off_axes)
 
 
 def write_checked(
@@ -54,44 +77,35 @@ def write_checked(
     whether any size will do, and the share of photos with the same answer. A checkpoint whose `details` have a
     `novelty` gives the file its second output.
     """
-    model = onnx.load(source)
-    if "novelty" in details:
-        model = add_novelty(model, details["novelty"])
-    for any_size in (True, False):
-        if any_size and details["preprocessing"]["interpolation"] not in RESIZE:
-            continue
-        write_deployable(model, target, details["preprocessing"], details.get("temperature", 1.0), any_size)
+    agreement = 0.0
+    if details["preprocessing"]["interpolation"] in RESIZE:
+        write_deployable(source, target, details)
         agreement = float((deployed_answers(target, photos) == expected).mean())
-        if agreement >= SAME_ANSWERS:
-            break
-    return any_size, agreement
+    if agreement >= SAME_ANSWERS:
+        return True, agreement
+    write_deployable(source, target, details, any_size=False)
+    return False, float((deployed_answers(target, photos) == expected).mean())
 
 
-def write_deployable(
-    source: Path | ModelProto, target: Path, preprocessing: dict, temperature: float = 1.0, any_size: bool = True
-) -> None:
+def write_deployable(source: Path, target: Path, details: dict, any_size: bool = True) -> None:
     """Put the preprocessing before a model and softmax behind it, both in float, outside what is quantized.
 
     The file maps `image` uint8 (batch, height, width, 3) to `probabilities` float32 (batch, classes): softmax of the
-    logits over `temperature` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow does, otherwise
-    it takes the training's size alone. Metadata and further outputs of `source` stay. Raises InputError for an
+    logits over the temperature in `details` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow
+    does, otherwise it takes the training's size alone. The metadata of `source` stay. Raises InputError for an
     interpolation that ONNX has no equal of.
     """
-    model = ModelProto()
-    model.CopyFrom(onnx.load(source) if isinstance(source, Path) else source)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    del model.metadata_props[:]  # merging would take them for a conflict
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    blanks = _preparation(preprocessing, any_size)
-    before = parser.parse_model(PREPARE.format(ir_version=model.ir_version, opset=opset, **blanks))
-    after = parser.parse_model(ANSWER.format(ir_version=model.ir_version, opset=opset, temperature=float(temperature)))
-    whole = compose.merge_models(before, model, io_map=[("image_prepared", model.graph.input[0].name)])
-    whole = compose.merge_models(whole, after, io_map=[(model.graph.output[0].name, "logits")])
-    whole.graph.output.sort(key=lambda value: value.name != "probabilities")
-    onnx.helper.set_model_props(whole, metadata)
-    onnx.checker.check_model(whole, full_check=True)
+    model = ir.load(source)
+    if "novelty" in details:
+        add_novelty(model, details["novelty"])
+    _take_photos(model, details["preprocessing"], any_size)
+    _give_probabilities(model, details.get("temperature", 1.0))
+    passes.InlinePass()(model)
+    strip(model)
+    model.graph.sort()
     with whole_file(target) as temporary:
-        onnx.save(whole, temporary)
+        ir.save(model, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
 
 
 def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
@@ -101,17 +115,93 @@ def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
         return np.array([found.argmax() for found in pool.map(classifier.probabilities, photos)])
 
 
-def _preparation(preprocessing: dict, any_size: bool) -> dict[str, object]:
-    """Fill the blanks of `PREPARE`; (pixel / 255 − mean) / std is one multiplication and one subtraction."""
-    size, interpolation = preprocessing["image_size"], preprocessing["interpolation"]
+def _take_photos(model: ir.Model, preprocessing: dict, any_size: bool) -> None:
+    """Let a model take photos in the place of its input."""
+    size = preprocessing["image_size"]
+    interpolation = preprocessing["interpolation"]
     if any_size and interpolation not in RESIZE:
         raise InputError(f"no ONNX operator resizes by {interpolation!r}: write the model with any_size=False")
-    mean, std = np.array(preprocessing["mean"]), np.array(preprocessing["std"])
-    return {
-        "size": size,
-        "height": "height" if any_size else size,
-        "width": "width" if any_size else size,
-        "factor": ", ".join(map(str, (1 / (255 * std)).tolist())),
-        "offset": ", ".join(map(str, (mean / std).tolist())),
-        "resize": RESIZE_NODES.format(mode=RESIZE[interpolation]) if any_size else KEEP_NODE,
-    }
+    mean = np.array(preprocessing["mean"])
+    std = np.array(preprocessing["std"])
+    sides = ["height", "width"] if any_size else [size, size]
+    pixels = image = ir.val("image", ir.DataType.UINT8, ["batch", *sides, 3])
+    if any_size:
+        pixels = _compute(model, resize, image, {"size": np.array([size])}, **RESIZE[interpolation])
+    constants = {"factor": np.float32(1 / (255 * std)), "offset": np.float32(mean / std)}
+    prepared = _compute(model, normalize, pixels, constants)
+    ir.convenience.replace_all_uses_with(model.graph.inputs[0], prepared)
+    model.graph.inputs[0] = image
+
+
+def _give_probabilities(model: ir.Model, temperature: float) -> None:
+    """Let a model give out probabilities in the place of its logits."""
+    logits = model.graph.outputs[0]
+    probabilities = _compute(model, softmax, logits, {"temperature": np.float32(temperature)})
+    probabilities.name = "probabilities"
+    probabilities.type = logits.type
+    probabilities.shape = logits.shape
+    model.graph.outputs[0] = probabilities
+
+
+def add_novelty(model: ir.Model, detector: dict[str, np.ndarray]) -> None:
+    """Give a classifier, in float or INT8, a second output `novelty` float32 (batch,), from the last block's features.
+
+    `detector` has the arrays of `utils.train.novelty.Detector`, in the order of torch's features.
+    """
+    infer_shapes(model)
+    features = _last_features(model.graph)
+    order = _order_of_features(features)
+    constants = {name: np.asarray(values) for name, values in detector.items()}
+    constants.update(weight=constants["weight"][:, order], mean=constants["mean"][order])
+    novelty = _compute(model, distance, features, constants)
+    novelty.name = "novelty"
+    novelty.type = ir.TensorType(ir.DataType.FLOAT)
+    novelty.shape = ir.Shape(["batch"])
+    model.graph.outputs.append(novelty)
+
+
+def _compute(model: ir.Model, function: OnnxFunction, first: ir.Value, constants: dict, **attributes) -> ir.Value:
+    """Let a model compute a function of one of its tensors, and of constants (name → array); → the result."""
+    definition = ir.from_proto(function.to_function_proto())
+    model.functions[definition.identifier()] = definition
+    tape = ir.tape.Tape(model.graph)
+    names = [parameter.name for parameter in definition.inputs[1:]]
+    given = [tape.initializer(ir.tensor(constants[name], name=f"{function.name}_{name}")) for name in names]
+    return tape.op(function.name, [first, *given], attributes, domain=definition.domain)
+
+
+def _last_features(graph: ir.Graph) -> ir.Value:
+    """Find what the network's own last layer sees: of joined or split blocks the last one's features."""
+    layer = graph.outputs[0].producer()
+    if layer.op_type == "Sum":  # see `graph.split_last_layer`
+        layer = layer.inputs[-1].producer()
+    if layer.op_type not in ("Gemm", "MatMul"):
+        layer = [node for node in graph if node.op_type in ("Gemm", "MatMul")][-1]
+    features = layer.inputs[0]
+    joined = features.producer()
+    return joined.inputs[-1] if joined and joined.op_type == "Concat" else features
+
+
+def _order_of_features(features: ir.Value) -> np.ndarray:
+    """Say which of torch's features each of a tensor's is: see `graph.flatten_channels_last`."""
+    node = features.producer()
+    while node and node.op_type in ("QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten"):
+        node = node.inputs[0].producer()
+    order = np.arange(features.shape[-1])
+    if node and node.op_type == "Transpose" and node.attributes.get_ints("perm") == CHANNELS_LAST:
+        order = order.reshape(node.inputs[0].shape[1:]).transpose(1, 2, 0).ravel()
+    return order
+
+
+def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: np.ndarray) -> float:
+    """Share of images (N, 3, H, W) of which INT8 says as fp32 does whether they are unknown; 1 without a novelty."""
+    if "novelty" not in details:
+        return 1.0
+    unknown = []
+    for path in (float_path, int8_path):
+        model = ir.load(path)
+        add_novelty(model, details["novelty"])
+        passes.InlinePass()(model)
+        _, distances = run_session(open_session(ir.to_proto(model).SerializeToString(), threads=1), images)
+        unknown.append(distances > details["novelty_above"])
+    return float((unknown[0] == unknown[1]).mean())

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from torch import nn
 
 from utils import checkpoint, features, parallel
 from utils.config import InputError
-from utils.datasets import ImageDataset, make_loader
+from utils.datasets import make_loader
 from utils.model import classifier_names
-from utils.onnx_quant.export import set_constants
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.ranges import CalibrationSet, evenly_spaced
-from utils.onnx_quant.recipes import Recipe
-from utils.onnx_quant.search import Quantize
+from utils.onnx_quant.recipes import Quantize, Recipe
 from utils.session import open_session, run_session
 
 
@@ -56,15 +54,12 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     thing: the INT8 recipe was chosen once, on training and validation images of the split. Returns logits (N, C) of
     ``onnx`` and ``int8``, nan where no network answered.
     """
-    images, answers = chain.calibration_set, {}
+    logits = {}
     answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
-    fold_answers = list(parallel.run(answer, networks, "folds"))
-    for network, answered in zip(networks, fold_answers, strict=True):
-        held_out = images.index["path"].isin(network["files"]).to_numpy()
-        for name, logits in answered.items():
-            every_logit = answers.setdefault(name, np.full((len(images), logits.shape[1]), np.nan))
-            every_logit[held_out] = logits
-    return answers
+    for held_out, answered in parallel.run(answer, networks, "folds"):
+        for name, rows in answered.items():
+            logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
+    return logits
 
 
 def agreement(logits: dict[str, np.ndarray]) -> dict:
@@ -76,8 +71,13 @@ def agreement(logits: dict[str, np.ndarray]) -> dict:
     return {"images": int(known.sum()), "agreement": float(same.mean())}
 
 
-def _answer_fold(chain: Chain, float_file: bytes, calibration: int, network: dict) -> dict[str, np.ndarray]:
-    """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images."""
+def _answer_fold(
+    chain: Chain, float_file: bytes, calibration: int, network: dict
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images.
+
+    Returns which images these are (N,), and the logits (M, C) of both files.
+    """
     images = chain.calibration_set
     held_out = images.index["path"].isin(network["files"]).to_numpy()
     known = np.flatnonzero(~held_out)
@@ -85,11 +85,16 @@ def _answer_fold(chain: Chain, float_file: bytes, calibration: int, network: dic
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
         files["onnx"].write_bytes(float_file)
-        ranges = images.ranges.of(shown) if _write_float(network["state"], chain, files["onnx"]) else None
+        ranges = images.part(shown).ranges if _write_float(network["state"], chain, files["onnx"]) else None
         prepare(files["onnx"], files["prepared"])
         shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
         chain.quantize(files["prepared"], shown_set, files["int8"], chain.recipe)
-        return _answer(files, images.image_set(images.index[held_out]))
+        sessions = {name: open_session(files[name], threads=1) for name in ("onnx", "int8")}
+        logits = {name: [] for name in sessions}
+        for batch, _ in make_loader(images.image_set(images.index[held_out]), batch_size=32):
+            for name, session in sessions.items():
+                logits[name].append(run_session(session, batch.numpy())[0])
+    return held_out, {name: np.concatenate(batches) for name, batches in logits.items()}
 
 
 def _write_float(state: dict, chain: Chain, target: Path) -> bool:
@@ -97,19 +102,12 @@ def _write_float(state: dict, chain: Chain, target: Path) -> bool:
     model = copy.deepcopy(chain.model)
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
-    constants = {tensor.name for tensor in onnx.load(target).graph.initializer}  # a bias of zeros is left out
-    if set(state) != set(classifier_names(model)) or not constants.issuperset(state):
+    onnx_model = ir.load(target)
+    constants = onnx_model.graph.initializers
+    if set(state) != set(classifier_names(model)) or not set(state) <= set(constants):  # no bias where it is zeros
         chain.export(model, target)
         return False
-    set_constants(target, {name: value.numpy() for name, value in state.items()})  # only the last layer differs
-    return onnx.load(target).graph.node[-1].op_type == "Gemm"  # whose output stays in float, and needs no range
-
-
-def _answer(files: dict[str, Path], held_out: ImageDataset) -> dict[str, np.ndarray]:
-    """Run both files on the images held out, a batch in memory at a time; → logits (M, C) of each."""
-    sessions = {name: open_session(files[name], threads=1) for name in ("onnx", "int8")}
-    logits = {name: [] for name in sessions}
-    for images, _ in make_loader(held_out, batch_size=32):
-        for name, session in sessions.items():
-            logits[name].append(run_session(session, images.numpy())[0])
-    return {name: np.concatenate(batches) for name, batches in logits.items()}
+    for name, values in state.items():  # only the last layer differs
+        constants[name].const_value = ir.tensor(values.numpy(), name=name)
+    ir.save(onnx_model, target)
+    return onnx_model.graph.outputs[0].producer().op_type == "Gemm"  # its output stays in float, and needs no range

@@ -6,64 +6,52 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pandas as pd
-from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, save_tensors_data
 from torch.utils.data import DataLoader
 
-from utils.config import InputError, relative
 from utils.datasets import make_loader
-from utils.onnx_quant.graph import tensor_shapes
-from utils.progress import progress
+from utils.onnx_quant.graph import infer_shapes
+from utils.parallel import progress
 from utils.session import open_session, run_calls, split_batch
 
 IN_MEMORY = 32  # images read at a time
+INPUT = "input"  # name of the tensor of images
+OFF_TIES = np.float32(1.01)  # in place of 1, the largest pixel
 MEAN_PIXELS = 400_000  # of images, for a mean over them
 
 
 class ImageFolderDataReader(CalibrationDataReader):
-    """Feed a loader's images to ONNX Runtime's calibration, batch by batch, in the loader's order.
+    """Feed a loader's images to ONNX Runtime's calibration, once, batch by batch, in the loader's order.
 
     The loader must use the evaluation transform and no shuffling: what is calibrated is then what is predicted, bit for
     bit. Nothing is held in memory beyond one batch.
     """
 
-    def __init__(self, loader: DataLoader, input_name: str = "input"):
-        self.loader, self.input_name = loader, input_name
-        self.rewind()
+    def __init__(self, loader: DataLoader, input_name: str = INPUT):
+        self.input_name = input_name
+        self.batches = iter(loader)
 
     def __len__(self) -> int:
-        return len(self.loader)
-
-    def rewind(self) -> None:
-        """Start again with the first batch."""
-        self.batches, self.position = iter(self.loader), 0
+        return len(self.batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch as ``{input_name: float32 (B, 3, H, W)}``, or None at the end."""
-        images = next(self.batches, (None,))[0]
-        if images is None:
-            return None
-        bad = (~images.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
-        if len(bad):
-            path = self.loader.dataset.paths[self.position + int(bad[0])]
-            raise InputError(f"{relative(path)}: its pixels are not finite numbers after preprocessing; remove it")
-        self.position += len(images)
-        return {self.input_name: images.numpy()}
+        batch = next(self.batches, None)
+        return None if batch is None else {self.input_name: batch[0].numpy()}
 
 
 class CalibrationSet:
     """The images that a prepared network is calibrated on, and the ranges of its activations over them.
 
-    `image_set` makes a Dataset of rows of the `index`.
+    `image_set` makes a Dataset of rows of the `index`; `ranges` are what `measure_ranges` finds.
     """
 
-    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: Ranges | None = None):
+    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: dict | None = None):
         self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
         self.ranges = ranges or measure_ranges(prepared_path, self.reader)
 
@@ -77,12 +65,21 @@ class CalibrationSet:
 
     def part(self, rows: np.ndarray) -> CalibrationSet:
         """Make a set of some of these images, by position; the network does not run again."""
-        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], self.ranges.of(rows))
+        ranges = {name: values[rows] for name, values in self.ranges.items()}
+        return CalibrationSet(self.prepared_path, self.image_set, self.index.iloc[rows], ranges)
 
     def save_ranges(self) -> Path:
-        """Write the range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`."""
+        """Write the MinMax range of every activation; → a new file for `quantize_static(calibration_cache_path=…)`.
+
+        Mean and std of 0.5 make pixels range from -1 to 1, all of them half-way between two integers, which runtimes
+        round up or down. A little more range prevents that.
+        """
         path = Path(tempfile.mkdtemp(dir=self.prepared_path.parent)) / "ranges.json"
-        self.ranges.save(path)
+        found = {name: (values[:, 0].min(), values[:, 1].max()) for name, values in self.ranges.items()}
+        if found[INPUT] == (-1, 1):
+            found[INPUT] = -OFF_TIES, OFF_TIES
+        pairs = {name: (np.array([low]), np.array([high])) for name, (low, high) in found.items()}
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, pairs), path)
         return path
 
     def sample(self, count: int | None = None) -> np.ndarray:
@@ -102,53 +99,29 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist()
 
 
-class Ranges(NamedTuple):
-    """The smallest and the largest value of T activations, by name, in each of N images: `low` and `high` (N, T)."""
-
-    names: list[str]
-    low: np.ndarray
-    high: np.ndarray
-
-    def of(self, rows: np.ndarray) -> Ranges:
-        """Choose some of the images, by position."""
-        return Ranges(self.names, self.low[rows], self.high[rows])
-
-    def save(self, path: Path) -> None:
-        """Write the MinMax range over all images, as `quantize_static(calibration_cache_path=path)` reads it."""
-        low, high = self.low.min(axis=0), self.high.max(axis=0)
-        pairs = {name: (low[[column]], high[[column]]) for column, name in enumerate(self.names)}
-        save_tensors_data(TensorsData(CalibrationMethod.MinMax, pairs), path)
-
-
-def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> Ranges:
-    """Run the network over the reader's images, from the first on, and keep the range of every activation per image.
+def measure_ranges(model_path: Path, reader: CalibrationDataReader) -> dict[str, np.ndarray]:
+    """Run the network over the reader's images; → the smallest and largest value of each activation per image, (N, 2).
 
     One pass serves every calibration set that is drawn from these images: the MinMax range over a set is the smallest
     and the largest value in any of its images. The tensors are those that ONNX Runtime's own calibrator would choose,
     and the ranges its own but for some millionths: it runs the graph as written, which takes more than twice as long.
     """
-    model = onnx.load(model_path)
-    names, shapes = sorted(_activations(model_path)), tensor_shapes(model)
-    for name in names:
-        _append_range(model, name, shapes[name])
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=f"{name}{end}") for end in ("_low", "_high") for name in names)
-    session = open_session(model.SerializeToString(), threads=1, in_order=True)
-    reader.rewind()
-    low, high = [], []
-    for batch in progress(iter(reader.get_next, None), "calibrate", len(reader)):
-        (images,) = batch.values()
-        parts = split_batch(images)
+    names = sorted(_activations(model_path))
+    model = ir.load(model_path)
+    infer_shapes(model)
+    values = ir.convenience.create_value_mapping(model.graph)
+    ends = [_reduce(model.graph, operator, values[name]) for name in names for operator in ("ReduceMin", "ReduceMax")]
+    model.graph.outputs[:] = ends
+    session = open_session(ir.to_proto(model).SerializeToString(), threads=1, in_order=True)
+    found = []
+    for batch in progress(reader, "calibrate", len(reader)):
+        parts = split_batch(batch[INPUT])
         for part, outputs in zip(parts, run_calls(session, parts), strict=True):
-            columns = [_rows_of_image(values, len(part)) for values in outputs]
-            low.append(np.stack([rows.min(axis=1) for rows in columns[: len(names)]], axis=1))
-            high.append(np.stack([rows.max(axis=1) for rows in columns[len(names) :]], axis=1))
-    return Ranges(names, np.concatenate(low), np.concatenate(high))
-
-
-def _rows_of_image(values: np.ndarray, images: int) -> np.ndarray:
-    """Part values (M,) by image: (N, M / N). What does not depend on the image counts for every one."""
-    return values.reshape(images, -1) if values.ndim and len(values) % images == 0 else np.tile(values, (images, 1))
+            rows = [_rows_of_image(output, len(part)) for output in outputs]
+            low = [row.min(axis=1) for row in rows[::2]]
+            high = [row.max(axis=1) for row in rows[1::2]]
+            found.append(np.stack([low, high], axis=-1))  # (T, images, 2)
+    return dict(zip(names, np.concatenate(found, axis=1), strict=True))
 
 
 def _activations(model_path: Path) -> set[str]:
@@ -159,10 +132,17 @@ def _activations(model_path: Path) -> set[str]:
     return names
 
 
-def _append_range(model: onnx.ModelProto, name: str, shape: list[int]) -> None:
-    """Add nodes that compute an activation's minimum and maximum along its free axis, which the images make: (N,)."""
-    images_axis = shape.index(0) if 0 in shape else None  # attention has it second: query, key and value come first
-    axes = np.array([axis for axis in range(len(shape)) if axis != images_axis], dtype=np.int64)
-    model.graph.initializer.append(numpy_helper.from_array(axes, f"{name}_axes"))
-    for operator, end in (("ReduceMin", "_low"), ("ReduceMax", "_high")):
-        model.graph.node.append(helper.make_node(operator, [name, f"{name}_axes"], [f"{name}{end}"], keepdims=0))
+def _reduce(graph: ir.Graph, operator: str, value: ir.Value) -> ir.Value:
+    """Reduce an activation along all axes but its free one, which the images make; → a new tensor (N,)."""
+    shape = value.shape or []
+    free = next((axis for axis, size in enumerate(shape) if not isinstance(size, int)), None)  # attention: the second
+    axes = ir.tensor(np.array([axis for axis in range(len(shape)) if axis != free], np.int64))
+    tape = ir.tape.Tape(graph)
+    reduced = tape.op(operator, [value, tape.op("Constant", [], {"value": axes})], {"keepdims": 0})
+    reduced.name = f"{value.name}/{operator}"
+    return reduced
+
+
+def _rows_of_image(values: np.ndarray, images: int) -> np.ndarray:
+    """Part values (M,) by image: (N, M / N). What does not depend on the image counts for every one."""
+    return values.reshape(images, -1) if values.ndim and len(values) % images == 0 else np.tile(values, (images, 1))

@@ -1,16 +1,24 @@
 """One HTML file of a run: what was found, and the model itself, to open anywhere without a network."""
 
+import ast
 import base64
 import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from utils import split
 from utils.config import CHECKPOINTS, ROOT, InputError, make_folder, project_path, relative, require
-from utils.files import whole_file
-from utils.page import evidence, tryout
+from utils.cross_validation import load_answers
+from utils.files import sha256, whole_file
+from utils.intervals import share_interval
+from utils.metrics import prediction_table
+from utils.page import tryout
 from utils.predict import Classifier
 from utils.report import TEMPLATES, read_report, render
 
@@ -38,17 +46,27 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     report = read_report(run)
     complete = {"train", "comparison"} <= set(report)
     require(complete, f"{relative(run / 'report.json')} is not complete: run all four notebooks first")
-    notebooks = evidence.notebook_folder(name)
-    index = load_photos(run, project_path(data or evidence.read_settings(notebooks / "train.ipynb")["DATA"]))
+    notebooks = notebook_folder(name)
+    index = load_photos(run, project_path(data or read_settings(notebooks / "train.ipynb")["DATA"]))
     deployed, kind = deployed_file(run, report)
     classifier = Classifier(deployed)
-    trial, missing = _make_tryout(classifier, deployed, index)
-    made = date.fromtimestamp((run / "report.json").stat().st_mtime).isoformat()
-    content = {"name": name, "made": made, "tryout": trial, "tried": deployed.name, "kind": kind, "report": report}
-    content["figures"] = {tag: evidence.read_figure(notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()}
-    predictions = evidence.unseen_predictions(run, report["train"]["arch"], kind, classifier, index)
-    content |= show_predictions(predictions, index, classifier.details["classes"])
-    content["novelty"] = "novelty" in [output.name for output in classifier.session.get_outputs()]
+    trial, missing = None, ""
+    try:
+        trial = tryout.make_tryout(classifier, deployed, index)
+    except InputError as error:
+        missing = str(error)
+    predictions = unseen_predictions(run, report["train"]["arch"], kind, classifier, index)
+    content = {
+        "name": name,
+        "kind": kind,
+        "report": report,
+        "tryout": trial,
+        "tried": deployed.name,
+        "made": date.fromtimestamp((run / "report.json").stat().st_mtime).isoformat(),
+        "novelty": "novelty" in [output.name for output in classifier.session.get_outputs()],
+        "figures": {tag: read_figure(notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
+        **show_predictions(predictions, classifier.details["classes"]),
+    }
     target = ROOT / "runs" / name / "page.html"
     make_folder(target.parent)
     with whole_file(target) as temporary:
@@ -72,36 +90,80 @@ def deployed_file(run: Path, report: dict) -> tuple[Path, str]:
     return run / f"{arch}_int8_deploy.onnx", "int8"
 
 
-def _make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> tuple[dict | None, str]:
-    try:
-        return tryout.make_tryout(classifier, deployed, tryout.choose_samples(index)), ""
-    except InputError as error:
-        return None, str(error)
+def unseen_predictions(run: Path, arch: str, kind: str, classifier: Classifier, index: pd.DataFrame) -> pd.DataFrame:
+    """Make a `prediction_table` of the photos by networks that have not seen them, the surest first.
+
+    Out of fold where the folds' networks have predicted as files of this `kind`, onnx or int8; otherwise the deployed
+    file on the test part. Columns more: out_of_fold, photo. Raises InputError when the logits kept by onnx_quant.ipynb
+    belong to another split or network.
+    """
+    details = classifier.details
+    made_from = {"split": sha256(run / "split.csv"), "model": sha256(run / f"fine_tuned_{arch}.pth")}
+    logits = load_answers(run / f"out_of_fold_{arch}.npz", index["path"], **made_from).get(kind)
+    if logits is None:
+        part = index[index["split"] == "test"]
+        probabilities = np.stack([classifier.probabilities(photo) for photo in part["photo"]])
+    else:
+        predicted = ~np.isnan(logits[:, 0])
+        part = index[predicted]
+        probabilities = softmax(logits[predicted] / details.get("temperature", 1.0), axis=1)
+    table = prediction_table(part, probabilities, details["classes"])
+    table = table.assign(out_of_fold=logits is not None, photo=part["photo"])
+    return table.sort_values("probability", ascending=False, kind="stable")
 
 
-def show_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> dict:
+def of_hundred(predictions: pd.DataFrame) -> dict[str, int]:
+    """Say how many of 100 photos are predicted correctly, and the ends of the 95 % interval."""
+    low, high = share_interval(predictions["correct"].to_numpy(), predictions["group"].to_numpy())
+    shares = {"about": predictions["correct"].mean(), "low": low, "high": high}
+    return {name: round(100 * value) for name, value in shares.items()}
+
+
+def show_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> dict:
     """Collect what the page shows of the predictions, photos as data URIs."""
-    rows = evidence.class_rows(predictions, classes)
+    rows = [class_row(predictions[predictions["class"] == name], name) for name in classes]
+    for row in rows[:CLASSES]:
+        row["photos"] = _photos(row.pop("typical"), LARGE)
+    wrong = predictions[~predictions["correct"]]
+    mistakes = [row.to_dict() | {"photos": _photos([row["photo"]], SMALL)} for _, row in wrong[:MISTAKES].iterrows()]
     never = [row["name"] for row in rows if row["images"] and not row["right"]]
     found = predictions[~predictions["class"].isin(never)]
     return {
         "never": never if len(found) else [],
-        "score": evidence.of_hundred(found if len(found) else predictions),
+        "score": of_hundred(found if len(found) else predictions),
         "predicted": len(predictions),
         "out_of_fold": bool(predictions["out_of_fold"].all()),
         "vague": max((row for row in rows if row["images"]), key=lambda row: row["high"] - row["low"]),
         "classes": classes,
-        "class_rows": _with_photos(rows[:CLASSES], index, LARGE),
-        "confusions": _with_photos(evidence.confusions(predictions)[:CONFUSIONS], index, SMALL),
-        "mistakes": _with_photos(evidence.mistakes(predictions)[:MISTAKES], index, SMALL),
+        "class_rows": rows[:CLASSES],
+        "confusions": confusions(wrong, predictions["class"].value_counts()),
+        "mistakes": mistakes,
     }
 
 
-def _with_photos(entries: list[dict], index: pd.DataFrame, side: int) -> list[dict]:
-    """Put photos into entries that name their rows of the table."""
-    for entry in entries:
-        entry["photos"] = [tryout.photo_uri(index.at[row, "photo"], side) for row in entry["rows"][:PHOTOS]]
-    return entries
+def class_row(own: pd.DataFrame, name: str) -> dict:
+    """Describe a class: its name, photos predicted, how many correctly and how many of 100, and a typical photo.
+
+    Typical is the photo that is recognized most surely; the surest predictions come first.
+    """
+    row = {"name": name, "images": len(own), "right": int(own["correct"].sum()), "groups": own["group"].nunique()}
+    if len(own):
+        row |= of_hundred(own)
+    return row | {"typical": own.sort_values("correct", ascending=False, kind="stable")["photo"][:1]}
+
+
+def confusions(wrong: pd.DataFrame, counts: pd.Series) -> list[dict]:
+    """List which class is taken for which, the most frequent first: how often, of how many photos, and some of them."""
+    pairs = wrong.groupby(["class", "prediction"], sort=False)["photo"].apply(list)
+    found = []
+    for (name, prediction), photos in sorted(pairs.items(), key=lambda pair: -len(pair[1]))[:CONFUSIONS]:
+        pair = {"name": name, "prediction": prediction, "count": len(photos), "of": int(counts[name])}
+        found.append(pair | {"photos": _photos(photos, SMALL)})
+    return found
+
+
+def _photos(paths: Iterable[Path], side: int) -> list[str]:
+    return [tryout.photo_uri(path, side) for path in list(paths)[:PHOTOS]]
 
 
 def fill(content: dict) -> str:
@@ -118,3 +180,40 @@ def fill(content: dict) -> str:
 def _source(text: str) -> str:
     """Name a text inside the page, as a Content-Security-Policy does."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def notebook_folder(name: str) -> Path:
+    """Find the folder of a run's executed notebooks: its own, or the project's, where they ran in Jupyter."""
+    for folder in (ROOT / "runs" / name, ROOT):
+        if (folder / "train.ipynb").exists() and read_settings(folder / "train.ipynb").get("NAME") == name:
+            return folder
+    raise InputError(
+        f"there is no executed notebook of the run {name!r} in {relative(ROOT / 'runs' / name)}: run it first, as "
+        "python run.py does"
+    )
+
+
+def read_settings(path: Path) -> dict:
+    """Read the settings that a notebook ran with: its own, and below them those of the command line."""
+    settings = {}
+    for tag in ("parameters", "injected-parameters"):
+        for cell in _tagged(path, tag):
+            for statement in ast.parse("".join(cell["source"])).body:
+                settings[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return settings
+
+
+def read_figure(path: Path, tag: str) -> str:
+    """Return the figure of the cell with this tag, a PNG in base64; empty where there is none."""
+    outputs = [output.get("data", {}) for cell in _tagged(path, tag) for output in cell.get("outputs", [])]
+    return next(("".join(data["image/png"]).replace("\n", "") for data in outputs if "image/png" in data), "")
+
+
+def _tagged(path: Path, tag: str) -> list[dict]:
+    if not path.exists():
+        return []
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError):
+        raise InputError(f"{relative(path)} is not a notebook that can be read: run it again") from None
+    return [cell for cell in cells if tag in cell["metadata"].get("tags", [])]

@@ -41,13 +41,14 @@ def choose_samples(index: pd.DataFrame) -> list[tuple[str, Path]]:
     return list(zip(chosen["class"], chosen["photo"], strict=True))
 
 
-def make_tryout(classifier: Classifier, deployed: Path, photos: Sequence[tuple[str, Path]]) -> dict:
-    """Collect what the page's script reads; `photos` to click, (class, file).
+def make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> dict:
+    """Collect what the page's script reads, and photos to click, from the split's table with a column photo.
 
     Raises InputError when ONNX Runtime for browsers cannot be had, or the file takes photos of one size alone.
     """
     if any(isinstance(side, int) for side in classifier.size):
         raise InputError("its file takes photos of one size alone, and browsers do not resize as training did")
+    photos = choose_samples(index)
     code, binary = read_runtime()
     files = {"runtime-code": code, "runtime-binary": binary, "model": deployed.read_bytes()}
     data = {
@@ -67,7 +68,8 @@ def _self_test(deployed: Path, photos: Sequence[Path]) -> dict:
 
     Sums of 8-bit products may overflow on this CPU, but never in WebAssembly: hence the precise sums.
     """
-    session, images = open_session(deployed, precise=True), [read_image(photo) for photo in photos]
+    session = open_session(deployed, precise=True)
+    images = [read_image(photo) for photo in photos]
     for image in images:
         image.thumbnail((SELF_TEST, SELF_TEST))
     outputs = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
