@@ -1,6 +1,7 @@
 """The deployed file: photos in, calibrated probabilities out, the same answers as the model within."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from nets import CLASSES, PREPROCESSING
@@ -46,7 +47,22 @@ def test_deployed_file_takes_photos_and_gives_the_same_answers(conv_net_file, ph
 def test_deployed_file_says_what_the_model_within_says_of_itself(conv_net_file, tmp_path):
     write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS)
     metadata = read_metadata(open_session(tmp_path / "deploy.onnx"))
+    assert np.shape(metadata.pop("self_check")) == (8, len(CLASSES))
     assert metadata == read_metadata(open_session(conv_net_file)) and metadata["classes"] == CLASSES
+
+
+@pytest.mark.parametrize("any_size", [True, False])
+def test_file_that_predicts_otherwise_than_where_it_was_made_is_refused(conv_net_file, photos, tmp_path, any_size):
+    """As in a runtime whose arithmetic is wrong: here, another weight stands in the file than when it was made."""
+    path = tmp_path / "deploy.onnx"
+    write_deployable(conv_net_file, path, DETAILS, any_size)
+    assert Classifier(path).probabilities(photos[0]).sum() == pytest.approx(1)
+    model = onnx.load(path)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.dims == [len(CLASSES)])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32([1, 0, 0]), bias.name))
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="does not predict here what it did where it was made: ONNX Runtime .* moves"):
+        Classifier(path)
 
 
 def test_photos_of_any_size_are_taken_if_the_answers_stay(conv_net_file, photos, expected, tmp_path):

@@ -26,7 +26,7 @@ from utils.images import read_image, resize
 from utils.layout import find_images
 from utils.parallel import progress
 from utils.report import read_report
-from utils.session import open_to_predict, outdated, read_metadata
+from utils.session import check_itself, open_to_predict, outdated, read_metadata
 
 DEPLOYED = {"int8": "_int8_deploy.onnx", "onnx": "_deploy.onnx", "pytorch": "_deploy.onnx"}  # by what the verdict ships
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute (OWASP, CSV injection)
@@ -49,6 +49,7 @@ class Classifier:
                 f"{relative(path)} takes {expected.name!r} {expected.type} {expected.shape}, not photos: "
                 "give the file that ends in _deploy.onnx, which onnx_quant.ipynb writes beside it"
             )
+        check_itself(path, self.session, self.details.get("self_check"))
         classes = self.details["classes"]  # which may be called unknown themselves
         self.doubts = {word: f"doubt: {word}" if word in classes else word for word in ("unsure", "unknown")}
         self.size = expected.shape[2], expected.shape[1]  # names where any size will do

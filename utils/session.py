@@ -1,6 +1,7 @@
 """An ONNX file, opened; imports neither torch nor pandas, so that a process that only runs the file stays small."""
 
 import json
+import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy._core._multiarray_umath import __cpu_features__ as CPU
 from utils.config import BATCH, THREADS, InputError, relative
 from utils.files import likely_cause
 
+CHECKED = 8  # pictures that a deployed file checks itself with
+TOLERANCE = 0.02  # of a probability: sound runtimes round otherwise, and now and then move an 8-bit value by one
 LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -113,6 +116,43 @@ def read_metadata(session: ort.InferenceSession) -> dict:
         except ValueError:
             metadata[name] = value
     return metadata
+
+
+def formula_pictures(height: int = 96, width: int = 96) -> list[np.ndarray]:
+    """Draw the pictures that a deployed file checks itself with, uint8 (1, H, W, 3), by a formula of whole numbers.
+
+    Two are wider than the rest where the sides are free, so that resizing is tried, too.
+    """
+    sides = [(height, width)] * CHECKED
+    if (height, width) == (96, 96):
+        sides[-2:] = [(60, 140), (144, 72)]
+    drawn = []
+    for number, (rows, columns) in enumerate(sides):
+        y, x, channel = np.ogrid[:rows, :columns, :3]
+        pattern = x * (3 + number) + y * (5 + 2 * number) + x * y // (7 + number) + 85 * channel
+        drawn.append((pattern % 256).astype(np.uint8)[None])
+    return drawn
+
+
+def predict_formula(session: ort.InferenceSession) -> np.ndarray:
+    """Let a deployed file classify `formula_pictures`; → probabilities (CHECKED, C)."""
+    sides = [side for side in session.get_inputs()[0].shape[1:3] if isinstance(side, int)]  # names where all will do
+    pictures = formula_pictures(*sides)
+    return np.concatenate([session.run(["probabilities"], {"image": picture})[0] for picture in pictures])
+
+
+def check_itself(path: Path, session: ort.InferenceSession, expected: list | None) -> None:
+    """Stop where a deployed file does not predict here what it predicted where it was made: InputError.
+
+    `expected` (CHECKED, C) stand in its metadata; files that were made before that have none, and are not checked.
+    """
+    difference = float(np.abs(predict_formula(session) - expected).max()) if expected else 0.0
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"{relative(path)} does not predict here what it did where it was made: ONNX Runtime {ort.__version__} on "
+            f"{platform.machine()} moves probabilities by {difference:.2f}, where {TOLERANCE} may be rounding. Install "
+            "another version of onnxruntime, or use the file without int8 in its name"
+        )
 
 
 def outdated(version: str = ort.__version__) -> str:

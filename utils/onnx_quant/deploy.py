@@ -1,5 +1,6 @@
 """The model as it is deployed: from a picture as people have it to calibrated probabilities, in one file."""
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from utils.config import THREADS, InputError
 from utils.files import whole_file
 from utils.onnx_quant.graph import CHANNELS_LAST, infer_shapes, strip
 from utils.predict import Classifier
-from utils.session import open_session, run_session
+from utils.session import open_session, predict_formula, run_session
 
 SAME_ANSWERS = 0.995  # of the photos, at least, for a resize inside the graph to be as good as Pillow's
 RESIZE = {  # Pillow's interpolation → attributes of ONNX's Resize
@@ -92,7 +93,8 @@ def write_deployable(source: Path, target: Path, details: dict, any_size: bool =
 
     The file maps `image` uint8 (batch, height, width, 3) to `probabilities` float32 (batch, classes): softmax of the
     logits over the temperature in `details` (Guo et al. 2017, arXiv 1706.04599). With `any_size` it resizes as Pillow
-    does, otherwise it takes the training's size alone. The metadata of `source` stay. Raises InputError for an
+    does, otherwise it takes the training's size alone. The metadata of `source` stay, and `self_check` says what the
+    file predicts of `session.formula_pictures`. Raises InputError for an
     interpolation that ONNX has no equal of.
     """
     model = ir.load(source)
@@ -106,6 +108,9 @@ def write_deployable(source: Path, target: Path, details: dict, any_size: bool =
     with whole_file(target) as temporary:
         ir.save(model, temporary)
         onnx.checker.check_model(temporary, full_check=True)
+        expected = predict_formula(open_session(temporary, precise=True))
+        model.metadata_props["self_check"] = json.dumps(expected.round(5).tolist())
+        ir.save(model, temporary)
 
 
 def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
