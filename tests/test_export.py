@@ -1,5 +1,6 @@
 """Export: one file with a free batch size that gives PyTorch's answers and explains itself."""
 
+import copy
 import json
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_frozen_batch_is_refused(conv_net, tmp_path):
 
 def test_network_in_training_mode_is_exported_for_prediction(conv_net, conv_net_file, tmp_path):
     """The same file again, byte for byte: results that are remembered by it are found again."""
-    again = to_onnx(conv_net.train(), tmp_path / "again.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
+    again = to_onnx(copy.deepcopy(conv_net).train(), tmp_path / "again.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
     assert again.read_bytes() == conv_net_file.read_bytes()
 
 
