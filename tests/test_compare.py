@@ -23,7 +23,7 @@ from utils.compare_models.models import (
 )
 from utils.compare_models.predictor import Predictor
 from utils.config import ROOT, InputError
-from utils.cross_validation import keep_answers
+from utils.cross_validation import keep_logits
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.model import ConvNet
@@ -186,7 +186,7 @@ def folds(tmp_path, photos):
     for name in ("split.csv", "fine_tuned_net.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     made_from = {"split": sha256(tmp_path / "split.csv"), "model": sha256(tmp_path / "fine_tuned_net.pth")}
-    keep_answers(tmp_path / "out_of_fold_net.npz", index["path"], lambda: logits, **made_from, recipe="U8S8")
+    keep_logits(tmp_path / "out_of_fold_net.npz", index["path"], lambda: logits, **made_from, recipe="U8S8")
     update_report(tmp_path, "quantization", {"fold_networks": 3})
     return tmp_path, index, logits
 

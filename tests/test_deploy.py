@@ -10,7 +10,7 @@ from PIL import Image
 from utils.config import InputError
 from utils.datasets import evaluation_transform
 from utils.images import read_image
-from utils.onnx_quant.deploy import deployed_answers, write_checked, write_deployable
+from utils.onnx_quant.deploy import predict_deployed, write_checked, write_deployable
 from utils.predict import Classifier
 from utils.session import open_session, read_metadata
 
@@ -38,7 +38,7 @@ def expected(conv_net, photos):
 @pytest.mark.parametrize("any_size", [True, False])
 def test_deployed_file_takes_photos_and_gives_the_same_answers(conv_net_file, photos, expected, tmp_path, any_size):
     write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS, any_size)
-    assert (deployed_answers(tmp_path / "deploy.onnx", photos) == expected.argmax(1)).all()
+    assert (predict_deployed(tmp_path / "deploy.onnx", photos) == expected.argmax(1)).all()
     classifier = Classifier(tmp_path / "deploy.onnx")
     probabilities = np.stack([classifier.probabilities(photo) for photo in photos])
     np.testing.assert_allclose(probabilities, expected, atol=1e-2 if any_size else 1e-4)

@@ -40,7 +40,8 @@ def test_frozen_batch_is_refused(conv_net, tmp_path):
 
 def test_network_in_training_mode_is_exported_for_prediction(conv_net, conv_net_file, tmp_path):
     """The same file again, byte for byte: results that are remembered by it are found again."""
-    again = to_onnx(copy.deepcopy(conv_net).train(), tmp_path / "again.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
+    network = copy.deepcopy(conv_net).train()
+    again = to_onnx(network, tmp_path / "again.onnx", classes=CLASSES, preprocessing=PREPROCESSING)
     assert again.read_bytes() == conv_net_file.read_bytes()
 
 

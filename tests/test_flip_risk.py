@@ -32,15 +32,15 @@ def verdict(found: dict) -> dict:
 
 def test_prediction_flips_as_soon_as_the_noise_is_so_much_larger_and_to_the_class_that_is_named():
     _, reference, logits = twins(np.random.default_rng(0), noise=0.5)
-    ratios, rivals = flip_ratios(measure_shift(reference, logits, np.arange(304)))
+    ratios, nearest_classes = flip_ratios(measure_shift(reference, logits, np.arange(304)))
     flipped = reference.argmax(axis=1) != logits.argmax(axis=1)
     assert flipped.any() and (ratios[flipped] > 1).all() and (ratios[~flipped] <= 1).all()
-    assert (rivals[flipped] == logits.argmax(axis=1)[flipped]).all()
-    assert (rivals != reference.argmax(axis=1)).all()
+    assert (nearest_classes[flipped] == logits.argmax(axis=1)[flipped]).all()
+    assert (nearest_classes != reference.argmax(axis=1)).all()
     near = (ratios > 0) & ~flipped
     for factor, flips in ((1.001, True), (0.999, False)):
         more = reference + (logits - reference) * (factor / np.maximum(ratios, 1e-9))[:, None]
-        expected = rivals if flips else reference.argmax(axis=1)
+        expected = nearest_classes if flips else reference.argmax(axis=1)
         assert (more.argmax(axis=1) == expected)[near].all()
 
 

@@ -23,7 +23,7 @@ from nbformat.v4 import new_code_cell
 from PIL import Image
 
 from utils.config import InputError
-from utils.cross_validation import keep_answers
+from utils.cross_validation import keep_logits
 from utils.files import sha256
 from utils.onnx_quant.export import write_metadata
 from utils.page import page, tryout
@@ -290,7 +290,7 @@ def rename_classes(project: Path, name: str, new: dict[str, str]) -> Path:
         logits = {kind: file[kind] for kind in ("onnx", "int8")}
     hashes = {"split": sha256(renamed / "split.csv"), "model": sha256(renamed / "fine_tuned_conv_net.pth")}
     paths = table.loc[table["split"] != "refused", "path"]
-    keep_answers(renamed / "out_of_fold_conv_net.npz", paths, lambda: logits, **hashes)
+    keep_logits(renamed / "out_of_fold_conv_net.npz", paths, lambda: logits, **hashes)
     notebook = nbformat.read(project / "runs" / "train.ipynb", as_version=4)
     notebook.cells.append(new_code_cell(f"NAME = {name!r}", metadata={"tags": ["injected-parameters"]}))
     (project / "runs" / name).mkdir()

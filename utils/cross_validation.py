@@ -186,7 +186,7 @@ def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def keep_answers(
+def keep_logits(
     path: Path, images: pd.Series, compute: Callable[[], dict], parts: Sequence[object] = (), **made_from: str
 ) -> dict[str, np.ndarray]:
     """Return each model's out-of-fold logits (N, C) for `images`, paths (N,), computed anew if anything has changed.
@@ -200,7 +200,7 @@ def keep_answers(
     return {name: values for name, values in found.items() if name not in about}
 
 
-def load_answers(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
+def load_logits(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
     """Read the out-of-fold logits (N, C) of each model for `images`, paths (N,).
 
     Raises InputError when the file is absent, damaged, or was made from something else than it would be now.

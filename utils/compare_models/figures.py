@@ -49,9 +49,9 @@ def disagreements(
 def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     """Draw, for each image and the class it is nearest to flip to, the margin and how much of it INT8 used up."""
     ax = ax or plt.gca()
-    rows, (_, rivals) = np.arange(len(shift.before)), flip_ratios(shift)
+    rows, (_, nearest_classes) = np.arange(len(shift.before)), flip_ratios(shift)
     flipped = shift.before != shift.after
-    margins, moves = shift.margins[rows, rivals], shift.moves[rows, rivals]
+    margins, moves = shift.margins[rows, nearest_classes], shift.moves[rows, nearest_classes]
     high = 1.5 * max(margins.max(), moves.max())
     low = high / 1e4
     margins, moves = np.maximum(margins, low), np.maximum(moves, low)  # what moved away from all lies at the bottom

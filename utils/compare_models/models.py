@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Compose
 from utils import parallel
 from utils.compare_models.predictor import Predictor
 from utils.config import BATCH, THREADS, InputError, project_path, relative, require
-from utils.cross_validation import load_answers
+from utils.cross_validation import load_logits
 from utils.datasets import ImageDataset, evaluation_transform, to_pixels
 from utils.files import sha256
 from utils.images import scan_folder
@@ -123,7 +123,7 @@ def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, recipe: object) 
     """
     if read_report(run).get("quantization", {}).get("fold_networks") == 0:
         return {}
-    return load_answers(
+    return load_logits(
         run / f"out_of_fold_{arch}.npz",
         index["path"],
         split=sha256(run / "split.csv"),

@@ -98,8 +98,8 @@ def flip_ratios(shift: Shift) -> tuple[np.ndarray, np.ndarray]:
     largest, flipped = ratios.max(axis=1), shift.before != shift.after
     own = shift.before[:, None] == np.arange(ratios.shape[1])
     nearest = np.where(own, np.inf, shift.margins).argmin(axis=1)  # where the logits moved away from every other class
-    rivals = np.where(flipped, shift.after, np.where(largest > 0, ratios.argmax(axis=1), nearest))
-    return np.where(flipped, np.maximum(largest, np.nextafter(1, 2)), np.minimum(largest, 1)), rivals
+    nearest_classes = np.where(flipped, shift.after, np.where(largest > 0, ratios.argmax(axis=1), nearest))
+    return np.where(flipped, np.maximum(largest, np.nextafter(1, 2)), np.minimum(largest, 1)), nearest_classes
 
 
 def excluded_loss(labels: np.ndarray, shift: Shift, seen: float, counted: float) -> dict[str, float]:

@@ -81,11 +81,11 @@ def write_checked(
     agreement = 0.0
     if details["preprocessing"]["interpolation"] in RESIZE:
         write_deployable(source, target, details)
-        agreement = float((deployed_answers(target, photos) == expected).mean())
+        agreement = float((predict_deployed(target, photos) == expected).mean())
     if agreement >= SAME_ANSWERS:
         return True, agreement
     write_deployable(source, target, details, any_size=False)
-    return False, float((deployed_answers(target, photos) == expected).mean())
+    return False, float((predict_deployed(target, photos) == expected).mean())
 
 
 def write_deployable(source: Path, target: Path, details: dict, any_size: bool = True) -> None:
@@ -113,7 +113,7 @@ def write_deployable(source: Path, target: Path, details: dict, any_size: bool =
         ir.save(model, temporary)
 
 
-def deployed_answers(path: Path, photos: Sequence[Path]) -> np.ndarray:
+def predict_deployed(path: Path, photos: Sequence[Path]) -> np.ndarray:
     """Classify photos, each as it lies on the disk, with a deployed file; → class positions (N,)."""
     classifier = Classifier(path, threads=1)
     with ThreadPoolExecutor(THREADS) as pool:

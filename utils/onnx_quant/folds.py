@@ -46,7 +46,7 @@ def load_networks(path: Path, split_hash: str, model: nn.Module, limit: int | No
     return checkpoint.load_folds(path, split_hash, features.fingerprint(model))["folds"][:limit]
 
 
-def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
+def predict_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
     """Export and quantize each fold's network, and let both files answer the images that it was not trained on.
 
     `networks` are those of train.ipynb's cross-validation. Each is calibrated on `calibration` images, spread evenly
@@ -55,7 +55,7 @@ def answer_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> di
     ``onnx`` and ``int8``, nan where no network answered.
     """
     logits = {}
-    answer = partial(_answer_fold, chain, chain.float_path.read_bytes(), calibration)
+    answer = partial(_predict_fold, chain, chain.float_path.read_bytes(), calibration)
     for held_out, answered in parallel.run(answer, networks, "folds"):
         for name, rows in answered.items():
             logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
@@ -71,7 +71,7 @@ def agreement(logits: dict[str, np.ndarray]) -> dict:
     return {"images": int(known.sum()), "agreement": float(same.mean())}
 
 
-def _answer_fold(
+def _predict_fold(
     chain: Chain, float_file: bytes, calibration: int, network: dict
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images.

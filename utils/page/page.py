@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from utils import split
 from utils.config import CHECKPOINTS, ROOT, InputError, make_folder, project_path, relative, require
-from utils.cross_validation import load_answers
+from utils.cross_validation import load_logits
 from utils.files import sha256, whole_file
 from utils.intervals import share_interval
 from utils.metrics import prediction_table
@@ -99,7 +99,7 @@ def unseen_predictions(run: Path, arch: str, kind: str, classifier: Classifier, 
     """
     details = classifier.details
     made_from = {"split": sha256(run / "split.csv"), "model": sha256(run / f"fine_tuned_{arch}.pth")}
-    logits = load_answers(run / f"out_of_fold_{arch}.npz", index["path"], **made_from).get(kind)
+    logits = load_logits(run / f"out_of_fold_{arch}.npz", index["path"], **made_from).get(kind)
     if logits is None:
         part = index[index["split"] == "test"]
         probabilities = np.stack([classifier.probabilities(photo) for photo in part["photo"]])
