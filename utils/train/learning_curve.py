@@ -150,7 +150,7 @@ def extend_errors(sizes: np.ndarray, errors: np.ndarray, wanted: Sequence[float]
         x, new = -boxcox(sizes[first:], -exponent), -boxcox(wanted, -exponent)  # fall as size^-c does, up to a constant
         centered, mean = x - x.mean(), errors[:, first:].mean(axis=1)
         slope = (errors[:, first:] @ centered / max(centered @ centered, 1e-12)).clip(0)
-        fits.append(mean[:, None] + slope[:, None] * (new - x.mean()))
+        fits.append((mean[:, None] + slope[:, None] * (new - x.mean())).clip(0))  # no error is below 0
     return np.stack(fits)
 
 
