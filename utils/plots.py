@@ -96,6 +96,8 @@ def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
     step = math.ceil(values.shape[1] / 20)  # more labels than that would run into each other
     ax.set_xticks(range(0, values.shape[1], step), values.columns[::step])
+    if max(len(str(name)) for name in values.columns) * len(values.columns) > 45:  # letters in a row
+        ax.tick_params("x", rotation=30)
     ax.set_yticks(range(values.shape[0]), values.index)
     ax.set(xlabel=values.columns.name, ylabel=values.index.name)
     ax.spines[:].set_visible(False)

@@ -63,12 +63,13 @@ def networks(compared: pd.DataFrame, chosen: str, budget_ms: float | None = None
         color = COLORS[1] if name == chosen else COLORS[0]
         reach = [[row["macro_f1"] - row["low"]], [row["high"] - row["macro_f1"]]]
         ax.errorbar(row["int8_ms"], row["macro_f1"], yerr=reach, fmt="o", color=color, capsize=3)
-        place = row["int8_ms"], row["macro_f1"]
-        ax.annotate(name, place, (5, -10), textcoords="offset points", color=color, fontsize=8)
+        place = row["int8_ms"], row["high"]
+        ax.annotate(name, place, (0, 4), textcoords="offset points", color=color, fontsize=8, rotation=30)
     if budget_ms:
         ax.axvline(budget_ms, color=COLORS[6], lw=1, ls=":")
     ax.set(xscale="log", xlabel="ms for one photo in INT8, estimated; dotted: budget", ylabel="macro-F1 out of fold")
-    ax.set_xlim(0.7 * compared["int8_ms"].min(), 4 * compared["int8_ms"].max())  # room for the last name
+    ax.set_xlim(0.7 * compared["int8_ms"].min(), 4 * compared["int8_ms"].max())  # room for the last name, and above
+    ax.set_ylim(compared["low"].min() - 0.05, compared["high"].max() + 0.15)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())

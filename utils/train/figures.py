@@ -15,8 +15,13 @@ def _apart(values: np.ndarray, gap: float) -> np.ndarray:
 
 
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
-    """Draw losses and validation macro-F1 by epoch and mark the epoch that is kept."""
+    """Draw losses and validation macro-F1 by epoch and mark the epoch that is kept; without any epoch, write them."""
     ax = ax or plt.gca()
+    if len(epochs) == 1:
+        f1, loss = epochs.loc[0, ["valid_macro_f1", "valid_loss"]]
+        ax.text(0, 0.5, f"Only the last layer was fitted: validation macro-F1 {f1:.3f}, loss {loss:.3f}")
+        ax.axis("off")
+        return ax
     lines = {
         "valid_macro_f1": ("validation macro-F1", "o-", COLORS[0]),
         "valid_loss": ("validation loss", "s--", COLORS[4]),
@@ -70,7 +75,8 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
     for _, kept in rows[rows["threshold"] >= threshold].iloc[-1:].iterrows():
         ax.plot(kept["coverage"], kept["accuracy"], "o", color=COLORS[1])
         side = "right" if kept["coverage"] > 0.5 else "left"
-        label, place = f"  sure of {threshold:.2f} or more  ", (kept["coverage"], kept["accuracy"])
+        label = f"  sure of {threshold:.2f} or more  " if threshold else "  all predictions  "
+        place = (kept["coverage"], kept["accuracy"])
         ax.annotate(label, place, (0, -14), textcoords="offset points", ha=side, color=COLORS[1])
     ax.set(xlabel="coverage, share of all images", ylabel="accuracy", xlim=(0, 1.02))
     return ax
