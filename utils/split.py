@@ -178,7 +178,7 @@ def count_leaks(groups: pd.Series, split: pd.Series) -> int:
 
 def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
     """Say what the report tells of images, groups and split, and how many leaks a split of single images would have."""
-    given = {"given_split": _given_split(index)} if index["part"].any() else {}
+    given = {"given_split": _given_split(index)} if "part" in index and index["part"].any() else {}
     index = index[index["split"] != REFUSED]
     counts = index["class"].value_counts().sort_index()
     at_random = split_index(index.assign(group=index["path"]), seed)
