@@ -147,9 +147,10 @@ def test_one_fruit_per_class_is_called_what_it_is(project):
     photos = ROOT.parent / "shared" / "data" / "fruits360" / "train"
     if not photos.is_dir():  # without the real photos, films of three rendered fruits
         photos = film_folder(project.parent / "films")
-    done = run_py(project, "--data", str(photos), "--name", "films", *QUICK)
+    done = run_py(project, "--data", str(photos), "--name", "films", "--quick", *QUICK)
     assert done.returncode == 0, done.stdout + done.stderr
     report = read_report(project, "films")
+    assert "Left out by --quick" in done.stdout and "learning_curve" not in report["train"]
     check_fruit(report)
     assert report["train"]["test_macro_f1"] == 1.0
     assert "the scores say little" in done.stdout

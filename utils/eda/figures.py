@@ -69,7 +69,9 @@ def networks(compared: pd.DataFrame, chosen: str, budget_ms: float | None = None
         ax.axvline(budget_ms, color=COLORS[6], lw=1, ls=":")
     ax.set(xscale="log", xlabel="ms for one photo in INT8, estimated; dotted: budget", ylabel="macro-F1 out of fold")
     ax.set_xlim(0.7 * compared["int8_ms"].min(), 4 * compared["int8_ms"].max())  # room for the last name, and above
-    ax.set_ylim(compared["low"].min() - 0.05, compared["high"].max() + 0.15)
+    bottom = compared["low"].min() - 0.05
+    ax.set_ylim(bottom, compared["high"].max() + 0.15)
+    ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= 1])
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
