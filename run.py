@@ -611,6 +611,9 @@ def run_tests() -> int:
     """Lint, then test; → exit code."""
     commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest"]]
     codes = [subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode for command in commands]
+    for command, code in zip(commands, codes, strict=True):
+        if code:
+            print(f"{' '.join(command)}: exit code {code}", file=sys.stderr)  # below 0: the signal that ended it
     return int(any(codes))
 
 
