@@ -95,14 +95,8 @@ def main() -> int:
         return hand_over([sys.executable, "-m", "jupyter", "lab", "EDA.ipynb", silent, *arguments.jupyter])
     if arguments.command == "test":
         return run_tests()
-    if arguments.command == "predict":
-        return classify_photos(arguments, settings.get("NAME", ""))
-    if arguments.command == "page":
-        return write_page(settings)
-    if arguments.command == "kit":
-        return write_kit(settings)
-    if arguments.command == "judge":
-        return judge(arguments.photos, settings.get("NAME", ""))
+    if arguments.command != "run":
+        return use_run(arguments, settings.get("NAME", ""), settings.get("DATA", ""))
     folder = ROOT if arguments.in_place else ROOT / "runs" / settings.get("NAME", "")
     return run_notebooks(settings, folder, arguments.quick)
 
@@ -525,6 +519,7 @@ def headline(name: str, report: dict) -> str:
 
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
+    from utils.config import relative
     from utils.report import render
 
     option = f' --name "{name}"' if name else ""
@@ -543,34 +538,30 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     print("\n" + "\n".join(textwrap.fill(line, WIDTH) if line else "" for line in text.splitlines()))
 
 
-def relative(path: Path) -> str:
-    """Write a path from the project's root."""
-    return path.relative_to(ROOT).as_posix()
-
-
-def classify_photos(arguments: argparse.Namespace, name: str) -> int:
-    """Classify photos with the file that a run ships; → exit code."""
+def use_run(arguments: argparse.Namespace, name: str, data: str) -> int:
+    """Do what a finished run is for: predict, page, kit, judge; → exit code, 1 after a sentence on what is wrong."""
     from utils.config import InputError
+
+    actions = {"predict": classify_photos, "page": write_page, "kit": write_kit, "judge": judge}
+    try:
+        return actions[arguments.command](arguments, name, data)
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+
+
+def classify_photos(arguments: argparse.Namespace, name: str, data: str) -> int:
+    """Classify photos with the file that a run ships; → exit code."""
     from utils.predict import classify, shipped_file
 
-    try:
-        model = shipped_file(name)
-    except InputError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
-    return classify(model, arguments.photos, arguments.csv, arguments.sort)
+    return classify(shipped_file(name), arguments.photos, arguments.csv, arguments.sort)
 
 
-def write_page(settings: dict) -> int:
+def write_page(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Write a run's page, and say where it is and what it lacks; → exit code."""
-    from utils.config import InputError
     from utils.page.page import write_page
 
-    try:
-        page, missing = write_page(settings.get("NAME", ""), settings.get("DATA", ""))
-    except InputError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
+    page, missing = write_page(name, data)
     size = page.stat().st_size / 1e6
     print(f"{page.relative_to(ROOT)} ({size:.1f} MB): opens with a double click, and needs no network")
     if missing:
@@ -578,32 +569,21 @@ def write_page(settings: dict) -> int:
     return 0
 
 
-def write_kit(settings: dict) -> int:
+def write_kit(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Write a run's kit, and say where it is; → exit code."""
     from utils.compare_models.kit import write_kit
-    from utils.config import InputError
 
-    try:
-        kit = write_kit(settings.get("NAME", ""), settings.get("DATA", ""))
-    except InputError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
+    kit = write_kit(name, data)
     print(f"{kit.relative_to(ROOT)} and kit.zip beside it: carry them to the device; README.md in it says what to type")
     return 0
 
 
-def judge(files: list[str], name: str) -> int:
+def judge(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Compare what devices predicted, put it into the report and the card, and print it; → exit code."""
     from utils.compare_models.elsewhere import judge
-    from utils.config import InputError
     from utils.report import render
 
-    try:
-        rows = judge([Path(file) for file in files], name)
-    except InputError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
-    print(render("elsewhere.md", rows=rows))
+    print(render("elsewhere.md", rows=judge([Path(file) for file in arguments.photos], name)))
     return 0
 
 

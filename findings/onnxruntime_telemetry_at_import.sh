@@ -9,10 +9,10 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-for version in 1.28.0 1.32.0; do
-    python3 -m venv "$folder/$version"
-    "$folder/$version/bin/pip" install --quiet --disable-pip-version-check "onnxruntime==$version"
-done
+python3 -m venv "$folder/1.28.0"
+python3 -m venv "$folder/1.32.0"
+"$folder/1.28.0/bin/pip" install --quiet --disable-pip-version-check onnxruntime==1.28.0 numpy==2.4.6
+"$folder/1.32.0/bin/pip" install --quiet --disable-pip-version-check onnxruntime==1.32.0 numpy==2.4.6
 isolated=(unshare --net)
 [ "$(id -u)" = 0 ] || isolated+=(--map-root-user)
 

@@ -167,6 +167,9 @@ def test_d14_a_changed_folder_is_refused(tmp_path):
     (folder / "a" / "000.jpg").rename(folder / "a" / "new.jpg")
     with pytest.raises(InputError, match=r"missing: a/000.jpg; new: a/new.jpg.*run EDA.ipynb again"):
         load_index(tmp_path / "split.csv", folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"photos are no longer in .*photos: say where they are"):
+        load_index(tmp_path / "split.csv", folder)
 
 
 def test_d15_nothing_is_written_into_the_folder(folder, scanned):

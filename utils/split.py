@@ -219,10 +219,13 @@ def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
 def load_index(path: Path, folder: Path) -> pd.DataFrame:
     """Read the manifest and check that `folder` still holds exactly these files with these bytes.
 
-    Raises InputError naming the files that are missing, new or changed, and corrections that EDA has not seen.
+    Raises InputError where there is no such folder, naming the files that are missing, new or changed, and corrections
+    that EDA has not seen.
     """
     if not path.exists():
         raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
+    gone = f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR (DATA in Jupyter)"
+    require(folder.is_dir(), gone)
     corrections = path.with_name("corrections.csv")
     if corrections.exists() and corrections.stat().st_mtime > path.stat().st_mtime:
         raise InputError(f"{relative(corrections)} has changed since EDA.ipynb split the data: run EDA.ipynb again")
@@ -235,6 +238,12 @@ def load_index(path: Path, folder: Path) -> pd.DataFrame:
         shown = "; ".join(changes[:20]) + (f"; and {len(changes) - 20} more" if len(changes) > 20 else "")
         raise InputError(f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
     return index[index["split"] != REFUSED].reset_index(drop=True)
+
+
+def sample_test_part(index: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Choose `count` images of the test part, of one class after the other; all where there are fewer."""
+    test = index[index["split"] == "test"]
+    return test.loc[test.groupby("class").cumcount().sort_values(kind="stable").index[:count]]
 
 
 def _list_changes(folder: Path, index: pd.DataFrame) -> list[str]:

@@ -1,6 +1,7 @@
 """A folder to carry to a device: the files that ship, photos of the test part, and a script that checks them there."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import onnx
 import pandas as pd
 from PIL import Image
 
-from utils.config import CHECKPOINTS, ROOT, project_path, relative, require
+from utils.config import CHECKPOINTS, ROOT, project_path
 from utils.files import sha256, whole_file
 from utils.images import read_image, resize
 from utils.predict import shipped_file
 from utils.report import TEMPLATES, read_report, render
 from utils.session import open_session, read_metadata
-from utils.split import load_index
+from utils.split import load_index, sample_test_part
 
 PHOTOS = 100  # of the test part, at most
 SIDE = 1024  # pixels a side of these, at most
@@ -37,7 +38,6 @@ def write_kit(name: str, data: str = "") -> Path:
     shipped = shipped_file(name)
     report = read_report(run)
     photos = project_path(data or report["dataset"]["folder"])
-    require(photos.is_dir(), f"the photos are no longer in {relative(photos)}: say where they are, by --data DIR")
     index = load_index(run / "split.csv", photos)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "photos").mkdir(parents=True)
@@ -83,8 +83,8 @@ def _fix_batch(source: Path, target: Path) -> None:
 
 def _write_calibration(path: Path, folder: Path, index: pd.DataFrame, preprocessing: dict) -> int:
     """Write resized photos of the training part, equally far apart in the table; → how many."""
-    train = index.loc[index["split"] == "train", "path"].to_numpy()
-    chosen = train[np.unique(np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(int))]
+    train = index.loc[index["split"] == "train", "path"]
+    chosen = train[:: math.ceil(len(train) / CALIBRATION)]
     size = (preprocessing["image_size"],) * 2
     images = [resize(read_image(folder / name), size, preprocessing["interpolation"]) for name in chosen]
     np.savez_compressed(path, images=np.stack(images))
@@ -96,9 +96,7 @@ def _copy_photos(target: Path, folder: Path, index: pd.DataFrame) -> pd.DataFram
 
     They are upright, sRGB and without metadata, so that only the model is compared, and no reader of photos.
     """
-    test = index[index["split"] == "test"]
-    turns = test.groupby("class").cumcount().sort_values(kind="stable").index
-    chosen = test.loc[turns[:PHOTOS]].reset_index(drop=True)
+    chosen = sample_test_part(index, PHOTOS).reset_index(drop=True)
     chosen["name"] = [f"{number:03d}.png" for number in range(len(chosen))]
     for name, path in zip(chosen["name"], chosen["path"], strict=True):
         image = read_image(folder / path)

@@ -47,7 +47,9 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     complete = {"train", "comparison"} <= set(report)
     require(complete, f"{relative(run / 'report.json')} is not complete: run all four notebooks first")
     notebooks = notebook_folder(name)
-    index = load_photos(run, project_path(data or read_settings(notebooks / "train.ipynb")["DATA"]))
+    folder = project_path(data or read_settings(notebooks / "train.ipynb")["DATA"])
+    index = split.load_index(run / "split.csv", folder)
+    index["photo"] = [folder / path for path in index["path"]]
     deployed, kind = deployed_file(run, report)
     classifier = Classifier(deployed)
     trial, missing = None, ""
@@ -72,13 +74,6 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     with whole_file(target) as temporary:
         temporary.write_text(fill(content), encoding="utf-8")
     return target, missing
-
-
-def load_photos(run: Path, folder: Path) -> pd.DataFrame:
-    """Read the split of a run, with a column more, photo: where the file is."""
-    require(folder.is_dir(), f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR")
-    index = split.load_index(run / "split.csv", folder)
-    return index.assign(photo=[folder / path for path in index["path"]])
 
 
 def deployed_file(run: Path, report: dict) -> tuple[Path, str]:

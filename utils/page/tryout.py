@@ -22,6 +22,7 @@ from utils.files import scratch_folder, whole_file
 from utils.images import ORIENTATION, read_image
 from utils.predict import Classifier
 from utils.session import open_session
+from utils.split import sample_test_part
 
 SAMPLES = 10  # photos to click
 SAMPLE = 320  # pixels a side of these, at most
@@ -33,14 +34,6 @@ CODE = "package/dist/ort.wasm.bundle.min.mjs"
 BINARY = "package/dist/ort-wasm-simd-threaded.wasm"
 
 
-def choose_samples(index: pd.DataFrame) -> list[tuple[str, Path]]:
-    """Choose photos of the test part, of one class after the other; → (class, file) each."""
-    test = index[index["split"] == "test"]
-    turns = test.groupby("class").cumcount().sort_values(kind="stable").index
-    chosen = test.loc[turns[:SAMPLES]]
-    return list(zip(chosen["class"], chosen["photo"], strict=True))
-
-
 def make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> dict:
     """Collect what the page's script reads, and photos to click, from the split's table with a column photo.
 
@@ -48,7 +41,8 @@ def make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> 
     """
     if any(isinstance(side, int) for side in classifier.size):
         raise InputError("its file takes photos of one size alone, and browsers do not resize as training did")
-    photos = choose_samples(index)
+    chosen = sample_test_part(index, SAMPLES)
+    photos = list(zip(chosen["class"], chosen["photo"], strict=True))
     code, binary = read_runtime()
     files = {"runtime-code": code, "runtime-binary": binary, "model": deployed.read_bytes()}
     data = {
