@@ -50,8 +50,8 @@ def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | N
     layout = partial(to_map, channels_last=model.channels_last, prefix=prefix)
     blocks = [model.body.get_submodule(name) for name in model.blocks]
     best, best_side = None, 0
-    for module, output in _observe(model, image, [*blocks, model.last_map]).items():
-        gradient = None if output.grad is None else layout(output.grad)
+    for module, gradient in _gradients(model, image, [*blocks, model.last_map]).items():
+        gradient = layout(gradient)
         if gradient is None or min(gradient.shape[2:]) < 2 or not gradient.any():
             continue
         side = min(MIN_SIDE, *gradient.shape[2:])
@@ -60,22 +60,27 @@ def cam_layer(model: AllBlocks, image: Tensor) -> tuple[nn.Module, Callable] | N
     return best
 
 
-def _observe(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
-    """Run a network on an image (1, 3, H, W); → what modules return, as they run, with the prediction's gradient."""
+def _gradients(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
+    """Run a network on an image (1, 3, H, W); → its prediction's gradient at what modules return, as they run."""
     outputs: dict[nn.Module, Tensor] = {}
 
-    def remember(module: nn.Module, _: tuple, output: Tensor) -> None:
+    def remember(module: nn.Module, _: tuple, output: object) -> None:
         if isinstance(output, Tensor):
-            output.retain_grad()
             outputs[module] = output
 
     handles = [module.register_forward_hook(remember) for module in modules]
     try:
-        network(image.clone().requires_grad_(True)).max().backward()
+        prediction = network(image.clone().requires_grad_(True)).max()
     finally:
         for handle in handles:
             handle.remove()
-    return outputs
+    gradients = torch.autograd.grad(prediction, list(outputs.values()), allow_unused=True)
+    return {module: gradient for module, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
+
+
+def _begin_here(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    """Let gradients end at what a module returns: below it, they take most of the time and are asked for by nobody."""
+    return output.detach().requires_grad_().clone()  # what follows may overwrite a copy, but no leaf of the graph
 
 
 def grad_cam(model: AllBlocks, images: Tensor, targets: Sequence[int]) -> np.ndarray:
@@ -92,11 +97,13 @@ def grad_cam(model: AllBlocks, images: Tensor, targets: Sequence[int]) -> np.nda
         if layer is None:
             print("Grad-CAM has no map for this architecture: its features have no place in the picture.")
             return np.full((len(images), *images.shape[2:]), np.nan, dtype=np.float32)
+        begin = layer[0].register_forward_hook(_begin_here, prepend=True)
         cam = GradCAM(model, [layer[0]], layer[1])
-        # a frozen network has no other input that asks for gradients
-        heat = cam(images.clone().requires_grad_(True), [ClassifierOutputTarget(int(target)) for target in targets])
-        cam.activations_and_grads.release()
-        return heat
+        try:
+            return cam(images, [ClassifierOutputTarget(int(target)) for target in targets])
+        finally:
+            cam.activations_and_grads.release()
+            begin.remove()
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
