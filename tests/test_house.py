@@ -13,8 +13,8 @@ UTILS = ROOT / "utils"
 NOTEBOOKS = {"eda": "EDA", "train": "train", "onnx_quant": "onnx_quant", "compare_models": "compare_models"}
 ROOMS = [*NOTEBOOKS, "page"]  # the page is written by run.py
 MODULES = sorted(UTILS.rglob("*.py"))
-EDA_MODULES = [f"utils.eda.{path.stem}" for path in (UTILS / "eda").glob("*.py") if path.stem != "__init__"]
 LARGE = {"torch", "pandas", "scipy", "sklearn"}
+SLOW = {"torchvision", "timm"}  # a second or more each
 
 
 def imported(source: str) -> set[str]:
@@ -56,16 +56,25 @@ def test_packages_hold_a_docstring_only_and_common_ground_stays_small():
     assert len(list(UTILS.glob("*.py"))) - 1 <= 21
 
 
+def import_cell(name: str) -> str:
+    """Return the code of a notebook's first cell with code."""
+    notebook = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return next("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+
+
 @pytest.mark.parametrize(
-    ("modules", "absent"),
+    ("code", "absent"),
     [
-        (["utils.predict"], LARGE),
-        (["utils.compare_models.latency"], LARGE),
-        (EDA_MODULES, {"onnxruntime"}),
+        ("import utils.predict", LARGE),
+        ("import utils.compare_models.latency", LARGE),
+        (import_cell("EDA"), {"onnxruntime", "onnx", *SLOW}),
+        (import_cell("train"), {"onnxruntime", "onnx", "timm"}),
+        (import_cell("onnx_quant"), SLOW),
+        (import_cell("compare_models"), SLOW),
     ],
-    ids=["predict", "latency", "eda"],
+    ids=["predict", "latency", *NOTEBOOKS.values()],
 )
-def test_heavy_libraries_are_imported_only_where_they_are_needed(modules: list[str], absent: set[str]):
-    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+def test_heavy_libraries_are_imported_only_where_they_are_needed(code: str, absent: set[str]):
+    code = f"{code}\nimport sys\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert not absent & set(loaded.stdout.split())

@@ -10,7 +10,6 @@ import onnx_ir as ir
 import pandas as pd
 from PIL import Image
 from sklearn.utils import gen_batches
-from torchvision.transforms.v2 import Compose
 
 from utils import parallel
 from utils.compare_models.predictor import Predictor
@@ -74,8 +73,9 @@ def image_set(
     corrupt: Callable[[Image.Image], Image.Image] | None = None,
 ) -> ImageDataset:
     """List the images of `index`, paths in `folder`, as a model takes them; `corrupt` changes each before that."""
-    transform = evaluation_transform(model.preprocessing)
-    return ImageDataset(folder, index, classes, Compose([corrupt, transform]) if corrupt else transform)
+    prepare = evaluation_transform(model.preprocessing)
+    transform = (lambda image: prepare(corrupt(image))) if corrupt else prepare
+    return ImageDataset(folder, index, classes, transform)
 
 
 def load_pictures(model: Predictor, folder: Path, index: pd.DataFrame, classes: Sequence[str]) -> list[np.ndarray]:

@@ -1,8 +1,11 @@
 """Near-duplicates: copies of one photo and photos of one object, which have to stay on one side of the split."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,13 +16,16 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
-from torchvision.transforms import v2
 
-from utils.config import SEED
+from utils.config import SEED, make_folder
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform, make_loader
 from utils.features import extract_features, last_block
+from utils.files import remembered_arrays
 from utils.model import build_model
 from utils.split import name_groups
+
+if TYPE_CHECKING:  # to import torchvision takes seconds, and once features are known, nothing is altered
+    from torchvision.transforms import v2
 
 NETWORK = "efficientnet_lite0@128"  # whatever ARCH is: the split must not depend on which network is trained
 CROPPED = 256  # pixels a side of a copy that was cropped
@@ -58,8 +64,20 @@ class Groups(NamedTuple):
 def group_images(folder: Path, index: pd.DataFrame, pictures: np.ndarray, pattern: str, cache: Path) -> Groups:
     """Group images by what `pattern` matches of their names, and those that it does not match by their looks.
 
-    Near-duplicates of two classes, of which one has the wrong label, are one group in any case.
+    Near-duplicates of two classes, of which one has the wrong label, are one group in any case. What was found is
+    remembered in the folder `cache`.
     """
+    images = index[["path", "class", "sha256", "pixels"]].to_csv()
+    parts = [NETWORK, version("timm"), pattern, images]
+    known = remembered_arrays(
+        make_folder(cache) / "groups.npz", parts, lambda: _group_images(folder, index, pictures, pattern, cache)
+    )
+    return Groups(pd.Series(known["names"], index.index, dtype=object), str(known["told_by"]), known["across"])
+
+
+def _group_images(
+    folder: Path, index: pd.DataFrame, pictures: np.ndarray, pattern: str, cache: Path
+) -> dict[str, np.ndarray]:
     features = describe_features(folder, index, cache)
     pairs = across = pairs_across(index, features)
     groups, told_by = name_groups(index, pattern), "file name"
@@ -69,7 +87,8 @@ def group_images(folder: Path, index: pd.DataFrame, pictures: np.ndarray, patter
         first = pd.Index(index["path"]).get_indexer(group_by_looks(index, [colors, features]))
         pairs = np.concatenate([across, np.stack([unnamed, first[unnamed]], axis=1)])
         told_by = "looks" if len(unnamed) == len(index) else "file names where they fit, and looks"
-    return Groups(join_groups(index, groups, pairs), told_by, across)
+    names = join_groups(index, groups, pairs).to_numpy(str)
+    return {"names": names, "told_by": np.array(told_by), "across": across}
 
 
 def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likeness:
@@ -101,6 +120,8 @@ def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likenes
 
 def alteration(prepare: Callable) -> v2.Compose:
     """Alter an image in one of five ways, drawn at random, before it is prepared."""
+    from torchvision.transforms import v2
+
     ways = [
         v2.RandomHorizontalFlip(1),
         v2.RandomResizedCrop(CROPPED, scale=(0.7, 0.95), ratio=(0.9, 1.1)),
