@@ -14,7 +14,7 @@ NOTEBOOKS = {"eda": "EDA", "train": "train", "onnx_quant": "onnx_quant", "compar
 ROOMS = [*NOTEBOOKS, "page"]  # the page is written by run.py
 MODULES = sorted(UTILS.rglob("*.py"))
 LARGE = {"torch", "pandas", "scipy", "sklearn"}
-SLOW = {"torchvision", "timm"}  # a second or more each
+SLOW = {"torchvision", "timm", "torch._dynamo"}  # a second or more each
 
 
 def imported(source: str) -> set[str]:
@@ -67,7 +67,7 @@ def import_cell(name: str) -> str:
     [
         ("import utils.predict", LARGE),
         ("import utils.compare_models.latency", LARGE),
-        (import_cell("EDA"), {"onnxruntime", "onnx", *SLOW}),
+        (f"{import_cell('EDA')}\nconfig.seed_everything()", {"onnxruntime", "onnx", *SLOW}),
         (import_cell("train"), {"onnxruntime", "onnx", "timm"}),
         (import_cell("onnx_quant"), SLOW),
         (import_cell("compare_models"), SLOW),

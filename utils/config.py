@@ -94,7 +94,7 @@ def seed_everything(seed: int = SEED) -> None:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports torch's compiler: 2 s
 
 
 @cache
