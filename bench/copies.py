@@ -85,8 +85,8 @@ def print_rows(title: str, folder: Path, index: pd.DataFrame, truth: pd.Series) 
         features = describe_features(folder, index, Path(cache))
         seconds = time.perf_counter() - started
     print(f"{title}: {len(index)} images of {truth.nunique()} objects, described in {seconds:.1f} s")
-    for name, likenesses in {"colors": [colors], "features": [features], "both": [colors, features]}.items():
-        groups = group_by_looks(index, likenesses)
+    for name, measures in {"colors": [colors], "features": [features], "both": [colors, features]}.items():
+        groups = group_by_looks(index, measures)
         precision, recall = pair_scores(groups, truth)
         leaks = count_leaks(truth, split_index(index.assign(group=groups)))
         print(f"{name:12}{groups.nunique():8}{recall:10.3f}{precision:11.3f}{leaks:20}", flush=True)

@@ -58,7 +58,7 @@ def group(images: int, classes: int) -> None:
     colors = describe_colors(pictures, index["class"].to_numpy())
     strangers = generator.normal(size=(images, 1280)).astype(np.float32)  # as many features as a network's
     strangers /= np.linalg.norm(strangers, axis=1, keepdims=True)
-    groups = group_by_looks(index, [colors, [Descriptor(strangers, "cosine", unit=0.1)]])
+    groups = group_by_looks(index, [colors, [Descriptor(strangers, "cosine", scale=0.1)]])
     print(f"{groups.nunique()} groups of {len(set(objects))} objects, {time.perf_counter() - started:.0f} s")
 
 

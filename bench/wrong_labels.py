@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.options import Options, parse_options
-from utils.cross_validation import out_of_fold
+from utils.cross_validation import LINEAR, out_of_fold
 from utils.eda import corrections, duplicates, networks, probes
 from utils.images import read_pictures, scan_folder
 from utils.intervals import repeated_score
@@ -25,7 +25,7 @@ def look_through(
     groups = duplicates.group_images(given.data, index, pictures, "", given.run / "features")
     index = index.assign(group=groups.names)
     labels, separable = index["class"].factorize(sort=True)[0], separable_groups(index).factorize()[0]
-    probabilities = out_of_fold(probes.LINEAR, features, labels, separable)
+    probabilities = out_of_fold(LINEAR, features, labels, separable)
     suspects = corrections.list_suspects(index, groups.across, probabilities.mean(axis=0), features)
     return suspects.index, repeated_score(probabilities, labels, separable)
 

@@ -42,7 +42,7 @@ def table(photos) -> FeatureTable:
 def test_rows_belong_to_their_images_whatever_the_row_labels_are(photos, table):
     index, _ = photos
     assert len(table.paths) == 9 + 6 + 2 * 6 and list(table.paths[:15]) == list(index["path"])
-    assert table.as_they_are.sum() == 15 and table.as_they_are[:15].all()
+    assert table.unaugmented.sum() == 15 and table.unaugmented[:15].all()
     part = index.sample(7, random_state=0)
     rows = table.of(part, augmented=[1])
     counts = pd.Series(rows.paths).value_counts()

@@ -12,7 +12,7 @@ from utils.train.learning_curve import (
     forecast,
     measured,
     report_curves,
-    thin_class,
+    subsample_class,
     trace_curve,
 )
 
@@ -61,7 +61,7 @@ def test_of_many_images_some_are_predicted(hard, monkeypatch):
 
 def test_thinning_one_class_leaves_the_others_whole(hard):
     table, curve = hard
-    of_last = thin_class(table, curve, 2)
+    of_last = subsample_class(table, curve, 2)
     np.testing.assert_allclose(of_last.images[0, :2], curve.images[-1, :2])
     assert of_last.images[0, 2] == pytest.approx(curve.images[-1, 2] / 2, rel=0.1)
     assert (of_last.predictions[-1, 0] == curve.predictions[-1, 0]).all()
@@ -89,7 +89,7 @@ def test_what_more_photos_would_gain(case):
     if case == "few groups":
         table = table._replace(groups=table.labels * 4 + table.groups % 4)
     curve = trace_curve(table, 3)
-    report = report_curves(curve, thin_class(table, curve, 2), CLASSES, more=50)
+    report = report_curves(curve, subsample_class(table, curve, 2), CLASSES, more=50)
     rows = pd.DataFrame([report["gain_smallest"], report["gain_each"], report["gain_doubled"]])
     assert rows["images"].tolist()[:2] == [50, 50]
     assert (rows["low"] <= rows["gain"]).all() and (rows["gain"] <= rows["high"]).all()
@@ -104,7 +104,7 @@ def test_what_more_photos_would_gain(case):
 def test_a_forecast_goes_no_farther_than_four_times_as_many():
     table = clouds((30, 30, 30), apart=3)
     curve = trace_curve(table, 3)
-    report = report_curves(curve, thin_class(table, curve, 0), CLASSES, more=5000)
+    report = report_curves(curve, subsample_class(table, curve, 0), CLASSES, more=5000)
     assert report["gain_smallest"]["images"] == pytest.approx(90, abs=2)
 
 
@@ -113,7 +113,7 @@ def test_a_class_of_three_that_is_never_found_has_no_gain_that_is_sure():
     labels = np.repeat([0, 1], [300, 3])
     images = np.outer(np.array([1 / 8, 1 / 4, 1 / 2, 1]), [240, 2.4])
     curve = Curve(images, [0, 1], np.zeros((4, 3, 303), dtype=int), labels, np.arange(303))
-    of_smallest = curve._replace(images=images[-2:], thinned=[1], predictions=curve.predictions[-2:, :1])
+    of_smallest = curve._replace(images=images[-2:], subsampled=[1], predictions=curve.predictions[-2:, :1])
     report = report_curves(curve, of_smallest, ["good", "defect"], more=50)
     for name in ("gain_smallest", "gain_each", "gain_doubled"):
         assert report[name]["high"] - report[name]["low"] > 0.2 and report[name]["high"] > 0.01, name

@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from utils import features as features_module
-from utils.cross_validation import out_of_fold
-from utils.eda.probes import LINEAR, clusters, label_suspects, outliers
+from utils.cross_validation import LINEAR, out_of_fold
+from utils.eda.probes import clusters, label_suspects, outliers
 from utils.features import compact
 from utils.intervals import repeated_score
 

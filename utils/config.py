@@ -1,4 +1,4 @@
-"""Paths, settings, the seed, the machine, and errors that the user can mend."""
+"""Paths, the seed, the machine, and errors that the user can mend."""
 
 import atexit
 import gc

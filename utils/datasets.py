@@ -54,7 +54,7 @@ class Prepared(dict):
 
 
 class Augmentation(NamedTuple):
-    """A random transform, the classes whose images it is for, and the seed that it is drawn from."""
+    """A random transform (train.ipynb has it), the classes whose images it is for, and the seed it is drawn from."""
 
     transform: Callable
     classes: Sequence[str]

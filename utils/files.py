@@ -19,6 +19,7 @@ from utils.config import InputError, relative
 
 WRITING = ".writing-"  # how the folders begin in which files are written
 DAY = 24 * 3600  # seconds
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that a spreadsheet would not show as it is (OWASP)
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
 
@@ -78,6 +79,16 @@ def writing_obstacle(folder: Path) -> str:
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return ""
+
+
+def as_cell(text: str) -> str:
+    """Let a spreadsheet take a text that it would compute (CSV injection) for a text, by an apostrophe before it."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Undo `as_cell`."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def sha256(path: str | Path) -> str:

@@ -12,12 +12,17 @@ from utils.metrics import confusion, macro_f1, weighted_macro_f1
 DRAWS = 2000  # resamples of a bootstrap
 
 
-def wilson_interval(hits: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927); without any trial, anything is possible."""
+def wilson_interval(hits: float, total: float) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); without any trial, anything is possible.
+
+    `total` may be no whole number, as an effective sample size is.
+    """
     if total == 0:
         return 0.0, 1.0
-    interval = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    share, square = hits / total, norm.ppf(0.975) ** 2
+    center = (share + square / (2 * total)) / (1 + square / total)
+    half = np.sqrt(square * (share * (1 - share) / total + square / (4 * total**2))) / (1 + square / total)
+    return float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
 def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
@@ -34,10 +39,7 @@ def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
         variance = trials / (trials - 1) * np.square(residuals).sum() / len(hits) ** 2
         spread = min(share * (1 - share) / variance, len(hits)) if variance else len(hits)
         trials = spread * (norm.ppf(0.975) / t.ppf(0.975, trials - 1)) ** 2
-    square = norm.ppf(0.975) ** 2
-    center = (share + square / (2 * trials)) / (1 + square / trials)
-    half = np.sqrt(square * (share * (1 - share) / trials + square / (4 * trials**2))) / (1 + square / trials)
-    return float(max(0.0, center - half)), float(min(1.0, center + half))
+    return wilson_interval(share * trials, trials)
 
 
 def codes(values: np.ndarray) -> bytes:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.config import CHECKPOINTS, THREADS, InputError, listing, relative, require
-from utils.files import WRITING, remove_leftovers, whole_file
+from utils.files import WRITING, as_cell, remove_leftovers, whole_file
 from utils.images import read_image, resize
 from utils.layout import find_images
 from utils.parallel import progress
@@ -29,7 +29,6 @@ from utils.report import read_report
 from utils.session import check_itself, open_to_predict, outdated, read_metadata
 
 DEPLOYED = {"int8": "_int8_deploy.onnx", "onnx": "_deploy.onnx", "pytorch": "_deploy.onnx"}  # by what the verdict ships
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute (OWASP, CSV injection)
 RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what no name of a folder may hold, on one system or another
 
 
@@ -148,18 +147,14 @@ def predict_photos(classifier: Classifier, photos: Sequence[str]) -> Iterator[Pr
 def write_table(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
     """Write a CSV file of path, class, probability, doubt, and the probability of each class.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    Texts are written by `as_cell`.
     """
-
-    def cell(text: str) -> str:
-        return f"'{text}" if text.startswith(FORMULA) else text
-
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8-sig", errors="replace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "class", "probability", "doubt", *map(cell, classes)])
+        writer.writerow(["path", "class", "probability", "doubt", *map(as_cell, classes)])
         for photo, best, doubt, probabilities in predictions:
             numbers = [f"{value:.6f}" for value in probabilities]
-            writer.writerow([cell(photo), cell(best), f"{probabilities.max():.6f}", doubt, *numbers])
+            writer.writerow([as_cell(photo), as_cell(best), f"{probabilities.max():.6f}", doubt, *numbers])
 
 
 def sorting_places(target: Path, classes: Sequence[str], folders: Sequence[Path]) -> dict[str, Path]:

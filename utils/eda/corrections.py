@@ -9,7 +9,7 @@ import pandas as pd
 from utils.config import InputError, listing, project_path, relative, require
 from utils.eda.labels import list_labelled, plain, read_table
 from utils.eda.probes import label_suspects, outliers
-from utils.files import whole_file
+from utils.files import as_cell, from_cell, whole_file
 from utils.images import BLACK, scan_folder
 from utils.layout import find_images, list_images
 from utils.report import check_folder
@@ -17,7 +17,6 @@ from utils.split import PARTS
 
 COLUMNS = ["path", "sha256", "action", "note"]
 DROP, NO_CLASS = "drop", ""
-FORMULA = ("=", "+", "-", "@", "'")  # what a spreadsheet would compute; an apostrophe before it makes it text
 OUTLIERS = 6
 ENDING = r"((?<=[^/])[ _-](mask|seg|segmentation|gt)([ _-]?\d+)?)?\.[^./]+$"  # beside x.jpg: x.png, x_mask.png
 FEW = 10  # images; where all of so many are right, the class's recall may still be 0.7
@@ -138,7 +137,7 @@ def read_list(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS, dtype=str)
-    table = read_table(path).map(_as_typed).rename(columns=str.lower)
+    table = read_table(path).map(from_cell).rename(columns=str.lower)
     if missing := [name for name in COLUMNS[:3] if name not in table]:
         raise InputError(
             f"{relative(path)} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}, as in the "
@@ -154,17 +153,12 @@ def write_list(path: Path, table: pd.DataFrame) -> None:
     delimiter = max(",;\t", key=first_line.count)
     try:
         with whole_file(path) as temporary:
-            text = table.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
-            text.to_csv(temporary, sep=delimiter, index=False, encoding="utf-8-sig", lineterminator="\n")
+            cells = table.map(as_cell, na_action="ignore")
+            cells.to_csv(temporary, sep=delimiter, index=False, encoding="utf-8-sig", lineterminator="\n")
     except PermissionError:
         raise InputError(
             f"{relative(path)} cannot be replaced: close it where it is open, and run this again"
         ) from None
-
-
-def _as_typed(cell: str) -> str:
-    """Undo what `write_list` does to a cell."""
-    return cell.removeprefix("'") if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def _meanings(classes: Iterable[str]) -> dict[str, str]:

@@ -43,14 +43,15 @@ MAX_CHAIN = 5000  # images in a chain that average linkage takes apart; a longer
 
 
 class Descriptor(NamedTuple):
-    """Vectors of images (N, D), how to measure their distance, and the unit of that."""
+    """Vectors of images (N, D), how to measure their distance, and the scale that it is divided by."""
 
     vectors: np.ndarray
     metric: str
-    unit: float = 1.0
+    scale: float = 1.0
 
 
-Likeness = list[Descriptor]  # the distance of two images is the sum over descriptors; below 1 they are near-duplicates
+Distance = list[Descriptor]  # the distance of two images is the sum over descriptors, scaled
+NEAR = 1  # images nearer than this are near-duplicates: the scales are chosen so
 
 
 class Groups(NamedTuple):
@@ -91,7 +92,7 @@ def _group_images(
     return {"names": names, "told_by": np.array(told_by), "across": across}
 
 
-def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likeness:
+def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Distance:
     """Describe images by a network's features: good at copies that were mirrored, cropped, turned or made brighter.
 
     How far copies lie apart is measured: some images are altered, as annotation services do, and 95 % of these copies
@@ -115,7 +116,7 @@ def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Likenes
     described = Descriptor(rows, "cosine")
     nearest = np.log(nearest_of_another_class([described], index["class"].to_numpy()).clip(ROUNDING))
     by_chance = np.exp(np.median(nearest) - DEVIATIONS * median_abs_deviation(nearest, scale="normal"))
-    return [described._replace(unit=max(min(np.quantile(apart, FOUND), by_chance), ROUNDING))]
+    return [described._replace(scale=max(min(np.quantile(apart, FOUND), by_chance), ROUNDING))]
 
 
 def alteration(prepare: Callable) -> v2.Compose:
@@ -132,7 +133,7 @@ def alteration(prepare: Callable) -> v2.Compose:
     return v2.Compose([v2.RandomChoice(ways), prepare])
 
 
-def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Likeness:
+def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Distance:
     """Describe pictures (N, S, S, 3) by colors and thumbnails: good at frames of one object, which features are not.
 
     Each distance is in units of its median from an image to the nearest one of another class. Images of two classes
@@ -145,12 +146,12 @@ def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Likeness:
     thumbnails = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pictures), -1)
     # roots of the shares, whose cosine distance is Hellinger's; the thumbnails' distance is a root mean square
     described = [Descriptor(np.sqrt(counts, dtype=np.float32), "cosine"), Descriptor(thumbnails, "euclidean")]
-    units = [max(np.median(nearest_of_another_class([one], labels)), 1e-6) for one in described]
-    scaled = [one._replace(unit=unit) for one, unit in zip(described, units, strict=True)]
+    scales = [max(np.median(nearest_of_another_class([one], labels)), 1e-6) for one in described]
+    scaled = [one._replace(scale=scale) for one, scale in zip(described, scales, strict=True)]
     nearest = nearest_of_another_class(scaled, labels)
     distinct = nearest[nearest > COLOR_ROUNDING]  # a copy in another class is a wrong label, not a second object
     threshold = np.quantile(distinct, 1 - APART) if len(distinct) else COLOR_ROUNDING
-    return [one._replace(unit=one.unit * threshold) for one in scaled]
+    return [one._replace(scale=one.scale * threshold) for one in scaled]
 
 
 def color_histogram(picture: np.ndarray, levels: int = COLOR_LEVELS) -> np.ndarray:
@@ -159,46 +160,46 @@ def color_histogram(picture: np.ndarray, levels: int = COLOR_LEVELS) -> np.ndarr
     return np.bincount(colors, minlength=levels**3)
 
 
-def distances(likeness: Likeness, rows: np.ndarray, others: np.ndarray | slice = slice(None)) -> np.ndarray:
+def distances(measure: Distance, rows: np.ndarray, others: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Distances (B, M) of some images to others."""
-    return sum(pairwise_distances(one.vectors[rows], one.vectors[others], one.metric) / one.unit for one in likeness)
+    return sum(pairwise_distances(one.vectors[rows], one.vectors[others], one.metric) / one.scale for one in measure)
 
 
-def nearest_of_another_class(likeness: Likeness, labels: np.ndarray) -> np.ndarray:
+def nearest_of_another_class(measure: Distance, labels: np.ndarray) -> np.ndarray:
     """Distances from a sample of the images to the nearest one with another label: (S,)."""
     sample, nearest = np.random.default_rng(SEED).permutation(len(labels))[:SAMPLE], []
     for batch in gen_batches(len(sample), BATCH_SIZE):
         some = sample[batch]
-        nearest.append(np.where(labels[some, None] != labels, distances(likeness, some), np.inf).min(axis=1))
+        nearest.append(np.where(labels[some, None] != labels, distances(measure, some), np.inf).min(axis=1))
     return np.concatenate(nearest)
 
 
-def pairs_across(index: pd.DataFrame, likeness: Likeness) -> np.ndarray:
+def pairs_across(index: pd.DataFrame, measure: Distance) -> np.ndarray:
     """Find the near-duplicates, exact copies among them, that have different labels: positions (P, 2), likest first."""
     labels, found = index["class"].to_numpy(), []
     for batch in gen_batches(len(labels), BATCH_SIZE):
         rows = np.arange(batch.start, batch.stop)
-        apart = np.where(labels[rows, None] != labels, distances(likeness, rows), np.inf)
-        near, others = np.nonzero((apart < 1) & (rows[:, None] < np.arange(len(labels))))
+        apart = np.where(labels[rows, None] != labels, distances(measure, rows), np.inf)
+        near, others = np.nonzero((apart < NEAR) & (rows[:, None] < np.arange(len(labels))))
         found.append(pd.DataFrame({"distance": apart[near, others], "first": rows[near], "second": others}))
     return pd.concat(found).sort_values(["distance", "first", "second"])[["first", "second"]].to_numpy()
 
 
-def group_by_looks(index: pd.DataFrame, likenesses: Sequence[Likeness]) -> pd.Series:
-    """Group images of one class that are near-duplicates by one likeness at least.
+def group_by_looks(index: pd.DataFrame, measures: Sequence[Distance]) -> pd.Series:
+    """Group images of one class that are near-duplicates by one measure at least.
 
-    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to 1; it does not chain
+    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to NEAR; it does not chain
     look-alikes as single linkage does. It never merges two chains, so it is asked within each alone, without the
     N × N distances of all images. Groups are named by their first image.
     """
     labels, groups = index["class"].to_numpy(), np.arange(len(index))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        for chain in _chains(likenesses, members):
+        for chain in _chains(measures, members):
             groups[chain] = chain[0]
             if 2 < len(chain) <= MAX_CHAIN:
-                square = np.min([distances(likeness, chain, chain) for likeness in likenesses], axis=0)
-                linked = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1)
+                square = np.min([distances(measure, chain, chain) for measure in measures], axis=0)
+                linked = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=NEAR)
                 groups[chain] = chain[linked.fit_predict(square)]
     return index["path"].groupby(groups).transform("first")
 
@@ -219,12 +220,12 @@ def join_groups(index: pd.DataFrame, groups: pd.Series, pairs: Sequence | np.nda
     return names.groupby(_join(numbers, ones, others)).transform("first")
 
 
-def _chains(likenesses: Sequence[Likeness], members: np.ndarray) -> list[np.ndarray]:
+def _chains(measures: Sequence[Distance], members: np.ndarray) -> list[np.ndarray]:
     """Cut images into chains, in which each has a near-duplicate: positions of each chain's images."""
     numbers = np.arange(len(members))
     for batch in gen_batches(len(members), BATCH_SIZE):
-        nearest = np.min([distances(likeness, members[batch], members) for likeness in likenesses], axis=0)
-        rows, others = np.nonzero(nearest < 1)
+        nearest = np.min([distances(measure, members[batch], members) for measure in measures], axis=0)
+        rows, others = np.nonzero(nearest < NEAR)
         numbers = _join(numbers, numbers[batch][rows], numbers[others])
     return [members[numbers == number] for number in np.unique(numbers)]
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
-from utils.cross_validation import out_of_fold
+from utils.cross_validation import LINEAR, out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
-from utils.eda.probes import LINEAR, frozen_features
+from utils.eda.probes import frozen_features
 from utils.features import to_onnx
 from utils.files import remembered
 from utils.intervals import compare_predictions, macro_f1_interval

@@ -7,7 +7,6 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,7 +17,6 @@ from utils.features import compact, extract_features, last_block
 from utils.intervals import repeated_difference, repeated_score, wilson_interval
 from utils.model import randomised
 
-LINEAR = LogisticRegression(class_weight="balanced", max_iter=1000)
 FOREST = ExtraTreesClassifier(min_samples_leaf=5, class_weight="balanced", random_state=SEED)
 
 

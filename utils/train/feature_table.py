@@ -34,7 +34,7 @@ class FeatureTable(NamedTuple):
     image_set: Callable[..., ImageDataset] | None = None
 
     @property
-    def as_they_are(self) -> np.ndarray:
+    def unaugmented(self) -> np.ndarray:
         """Mark the rows (M,) that show an image as it is."""
         return ~pd.Index(self.paths).duplicated()
 
@@ -52,7 +52,7 @@ class FeatureTable(NamedTuple):
 
     def positions(self, paths: Sequence[str], augmented: Sequence[int] = ()) -> np.ndarray:
         """Find the rows of images, selected as in `of`."""
-        plain = self.as_they_are
+        plain = self.unaugmented
         first = pd.Series(np.flatnonzero(plain), self.paths[plain])
         varied = ~plain & np.isin(self.labels, augmented) & pd.Index(self.paths).isin(paths)
         return np.concatenate([first.loc[paths], np.flatnonzero(varied)])

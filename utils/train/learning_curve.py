@@ -29,20 +29,20 @@ class Curve(NamedTuple):
     """What heads that were trained on parts of the groups predict of images of groups that they never saw.
 
     `images` (S, C) counts the images of each class that a head was trained on, from few to all, of which only the
-    classes `thinned` vary. `predictions` (S, R, N) are classes, by size and draw, of images with `labels` (N,) and
+    classes `subsampled` vary. `predictions` (S, R, N) are classes, by size and draw, of images with `labels` (N,) and
     `groups`.
     """
 
     images: np.ndarray
-    thinned: list[int]
+    subsampled: list[int]
     predictions: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
-        """Images to train on, (S,), the mean over the thinned classes."""
-        return self.images[:, self.thinned].mean(axis=1)
+        """Images to train on, (S,), the mean over the subsampled classes."""
+        return self.images[:, self.subsampled].mean(axis=1)
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Macro-F1 by size and draw, under rows of image weights (B, N): (S, R, B)."""
@@ -84,14 +84,14 @@ def trace_curve(table: FeatureTable, num_classes: int, shares: Sequence[float] =
     return _trace(table, list(range(num_classes)), num_classes, shares, DRAWS)
 
 
-def thin_class(table: FeatureTable, curve: Curve, label: int) -> Curve:
+def subsample_class(table: FeatureTable, curve: Curve, label: int) -> Curve:
     """Trace what a single class does to the scores: half of its groups, in one draw, and all of them, as in `curve`."""
     half = _trace(table, [label], curve.images.shape[1], (1 / 2,), draws=1)
     images = np.stack([half.images[0], curve.images[-1]])
     return half._replace(images=images, predictions=np.stack([half.predictions[0], curve.predictions[-1, :1]]))
 
 
-def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
+def _trace(table: FeatureTable, subsampled: list[int], num_classes: int, shares: Sequence[float], draws: int) -> Curve:
     image_of = pd.factorize(table.paths)[0]  # the first rows are the images as they are
     count = image_of.max() + 1
     labels, groups = table.labels[:count], table.groups[:count]
@@ -102,7 +102,7 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
     for (train, test), draw in product(folds, range(draws)):
         places = np.ones(count)  # of images that no head is trained on
         places[train] = _nested_places(labels[train], groups[train], generator)
-        places[train] *= np.isin(labels[train], thinned)  # 0: always there
+        places[train] *= np.isin(labels[train], subsampled)  # 0: always there
         for size, share in enumerate(shares):
             images[size] += np.bincount(labels[places < share], minlength=num_classes) / (len(folds) * draws)
             if share < 1 or draw == 0:  # all groups are the same ones in every draw
@@ -113,7 +113,7 @@ def _trace(table: FeatureTable, thinned: list[int], num_classes: int, shares: Se
     of_draws = [
         [predicted.get((size, draw), predicted[size, 0]) for draw in range(draws)] for size in range(len(shares))
     ]
-    return Curve(images, thinned, np.array(of_draws), labels[held_out], groups[held_out])
+    return Curve(images, subsampled, np.array(of_draws), labels[held_out], groups[held_out])
 
 
 def _nested_places(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -185,7 +185,7 @@ def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more
     """
     deviation, doubled = curve.deviation(), round(curve.sizes[-1] / TRAINED)
     extended = forecast(curve, curve.sizes[-1] * np.array([1, 2, FARTHEST]), deviation)
-    (smallest,) = of_smallest.thinned
+    (smallest,) = of_smallest.subsampled
     return {
         "macro_f1": measured(curve).to_dict("records"),
         "extended": extended.to_dict("records"),
@@ -203,7 +203,7 @@ def _gain(curve: Curve, more: int, deviation: float) -> dict[str, float]:
     """
     more = min(more, int((FARTHEST - 1) * curve.sizes[-1] / TRAINED))
     row = forecast(curve, [curve.sizes[-1] + more * TRAINED], deviation).iloc[0]
-    varied = np.isin(curve.labels, curve.thinned)
+    varied = np.isin(curve.labels, curve.subsampled)
     seen = curve.labels[varied], curve.predictions[-1, 0, varied], curve.images.shape[1], curve.groups[varied]
     below, above = np.hypot([row["gain"] - row["gain_low"], row["gain_high"] - row["gain"]], unseen_spread(*seen))
     most = 1 - row["macro_f1"] + row["gain"]  # no more than all can be right

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 
-from utils.cross_validation import OutOfFold, fit_and_predict, fold_parts
+from utils.cross_validation import LINEAR, OutOfFold, fit_and_predict, fold_parts
 from utils.features import compact, last_block
 from utils.intervals import macro_f1_interval, repeated_difference, repeated_score, wilson_interval
 from utils.metrics import macro_f1, prediction_table
@@ -48,10 +47,9 @@ def predict_baseline(rows: FeatureTable, classes: pd.Series, fold_of: np.ndarray
     Neither the fold that is predicted nor the one that chooses the epoch is among it. Returns probabilities (R, N, C).
     """
     features = compact(last_block(rows.features, rows.sizes))
-    probe = LogisticRegression(class_weight="balanced", max_iter=1000)
     jobs = {
         repeat: [
-            (probe, np.flatnonzero(~test & ~valid), np.flatnonzero(test)) for test, valid in fold_parts(classes, row)
+            (LINEAR, np.flatnonzero(~test & ~valid), np.flatnonzero(test)) for test, valid in fold_parts(classes, row)
         ]
         for repeat, row in enumerate(fold_of)
     }

@@ -89,7 +89,7 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
     95 % interval by group. The artefact rate is the share of varied images of other classes that a head takes for the
     minority although it does not take the image itself for it.
     """
-    plain = np.flatnonzero(table.as_they_are)
+    plain = np.flatnonzero(table.unaugmented)
     image_of = pd.Index(table.paths[plain]).get_indexer(table.paths)
     predicted = _predict(table, strategies(minority, table.labels.max() + 1), image_of)
     of_images = {key: rows[plain] for key, rows in predicted.items()}
@@ -100,7 +100,7 @@ def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
 
 def _predict(table: FeatureTable, compared: dict[str, Strategy], image_of: np.ndarray) -> dict[str, np.ndarray]:
     """Predict all rows (M,), by heads that saw no row of their group; `image_of` (M,) numbers the images behind."""
-    plain, jobs = table.take(table.as_they_are), {key: [] for key in compared}
+    plain, jobs = table.take(table.unaugmented), {key: [] for key in compared}
     for key, strategy in compared.items():
         head = Head(table.sizes, table.labels.max() + 1, strategy.class_weight)
         for train, test in grouped_folds(plain.labels, plain.groups):

@@ -1,4 +1,4 @@
-"""An epoch of fine-tuning, its optimizer, and the record of what a training reached."""
+"""An epoch of fine-tuning, its optimizer, and the record of what a training reached; train.ipynb has the loop."""
 
 import copy
 import math
