@@ -10,9 +10,11 @@ from nets import save_net, to_int8
 from onnx import helper
 from onnxruntime.quantization import QuantType
 
+from utils.metrics import sqnr_db
 from utils.onnx_quant.graph import prepare, stem
 from utils.onnx_quant.recipes import LIBRARY_DEFAULT, candidate_recipes, type_recipes
 from utils.session import run_model
+from utils.settings import TARGETS
 
 CPUS = [
     ({"architecture": "x86_64", "vnni": True}, "U8S8 per-channel"),
@@ -31,7 +33,7 @@ def test_first_recipe_suits_the_cpu_and_the_librarys_default_is_among_them(net, 
     assert ("conv1", "clip1") in [recipe.nodes_to_exclude for recipe in recipes]
 
 
-@pytest.mark.parametrize("target", ["any", "here", "arm64"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("cpu", "first"), CPUS)
 def test_no_two_recipes_share_a_name(net, cpu, first, target):
     names = [recipe.name for recipe in candidate_recipes(target, cpu, net)]
@@ -40,13 +42,49 @@ def test_no_two_recipes_share_a_name(net, cpu, first, target):
 
 @pytest.mark.parametrize(("cpu", "first"), CPUS)
 def test_a_target_has_its_number_types_whatever_cpu_is_at_hand(net, cpu, first):
-    for target, name, bits in (("any", "U8S8 per-channel reduce-range", 7), ("arm64", "S8S8 per-channel", 8)):
+    for target, name, bits in (
+        ("any", "U8S8 per-channel reduce-range", 7),
+        ("openvino", "U8S8 per-channel reduce-range", 7),
+        ("web", "U8S8 per-channel reduce-range", 7),
+        ("arm64", "S8S8 per-channel", 8),
+        ("tensorrt", "S8S8 symmetric per-channel", 8),
+    ):
         recipes = candidate_recipes(target, cpu, net)
         assert recipes[0].name == name and recipes[0].weight_bits == bits
         chosen_from = [recipe for recipe in recipes if not recipe.reference]
         assert {recipe.activation_type for recipe in chosen_from} == {recipes[0].activation_type}
         assert {recipe.weight_bits for recipe in chosen_from} == {bits}
     assert LIBRARY_DEFAULT.reference
+
+
+def quantized_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Read a file's constants that stand before a DequantizeLinear, and the zero points of its activations."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    stored = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    activations = [node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"]
+    return {node.input[0]: constants[node.input[0]] for node in stored}, {name: constants[name] for name in activations}
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "here"])
+@pytest.mark.parametrize("source", ["net", "prepared_conv_net"])
+def test_file_of_a_target_has_the_integers_that_the_target_reads(request, tmp_path, source, target):
+    source = request.getfixturevalue(source)
+    side = onnx.load(source).graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    images = np.random.default_rng(0).uniform(-1, 1, (16, 3, side, side)).astype(np.float32)
+    (recipe,) = type_recipes(target, CPUS[0][0])
+    path = to_int8(source, tmp_path / "int8.onnx", images, **recipe._asdict())
+    stored, zero_points = quantized_tensors(path)
+    weights = [values for values in stored.values() if values.dtype == np.int8]
+    biases = [values for values in stored.values() if values.dtype == np.int32]
+    largest = max(np.abs(values.astype(int)).max() for values in weights)
+    assert {values.dtype.name for values in zero_points.values()} == {{"U": "uint8", "S": "int8"}[recipe.name[0]]}
+    assert largest == {7: 64, 8: 127}[recipe.weight_bits]
+    assert len(biases) == (0 if target == "tensorrt" else len(weights))
+    if target == "tensorrt":
+        assert len(stored) == len(weights) and not any(zero.any() for zero in zero_points.values())
+    logits = [run_model(file, images, precise=True) for file in (source, path)]
+    assert sqnr_db(*logits) > 20
 
 
 def token_net(path: Path) -> Path:

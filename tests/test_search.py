@@ -66,6 +66,13 @@ def test_among_equals_in_speed_the_nearest_to_fp32_wins_and_the_simplest_of_thos
     assert choose_from(rows) == "elaborate"
 
 
+def test_speed_does_not_count_where_it_was_not_measured_on_what_the_file_is_for():
+    rows = table(fast=(0.5, 20, 1, 1, 1), near=(9.0, 30, 1, 1, 1), lossy=(9.0, 40, 0.9, 1, 1))
+    whole = pd.concat([table(fp32=FP32), rows]).assign(reference=False)
+    whole["within_budget"] = within_budget(whole, BUDGET)
+    assert (choose(whole), choose(whole, timed=False)) == ("fast", "near")
+
+
 def test_a_reference_is_never_chosen():
     rows = table(slow=(2.0, 20, 1, 0.95, 0.9), reference=(1.0, 40, 1, 0.95, 0.9))
     whole = pd.concat([table(fp32=FP32), rows]).assign(within_budget=True, reference=[False, False, True])

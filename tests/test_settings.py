@@ -47,7 +47,7 @@ def test_every_setting_has_a_kind_that_its_default_fits():
         ("NAME", 2024, "text"),
         ("NAME", None, "text"),
         ("MODELS", ["a.onnx"], "a dictionary"),
-        ("TARGET", "phone", "one of 'any', 'here', 'arm64'"),
+        ("TARGET", "phone", "one of 'any', 'here', 'arm64', 'openvino', 'web', 'tensorrt'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named_with_what_they_may_be(name, value, expected):

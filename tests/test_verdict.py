@@ -60,6 +60,18 @@ def test_int8_ships_when_nothing_speaks_against_it():
     assert verdict(low=-0.01)["ship"] == "int8"  # just within the margin
 
 
+def test_speed_here_is_no_reason_for_or_against_a_file_that_is_for_something_else():
+    for ratio in ((0.5, 0.6), (3.0, 4.0)):
+        models = MODELS.assign(latency_ms=[1, ratio[0]])
+        found = decide(rule([])._replace(target="tensorrt"), models, ratio, {"out of fold": pair()})
+        assert (found["ship"], found["numbers"]["latency_ratio"]) == ("int8", None)
+        assert found["reason"].endswith("has 40% of onnx's bytes; how fast it is in TensorRT was not measured")
+    models = pd.DataFrame({"bytes": [300, 100, 40], "latency_ms": [0.5, 1, 2]}, index=["pytorch", "onnx", "int8"])
+    kept = decide(rule([])._replace(target="web"), models, (2, 2), {"out of fold": pair(low=-0.5)})
+    assert (kept["outcome"], kept["ship"]) == ("not shown", "onnx")
+    assert "times as long" not in kept["reason"] and "faster" not in kept["reason"]
+
+
 FAULTS = {
     "int8 loses 0.010 to 0.030 macro-F1 out of fold. It would ship if a loss of 0.03 were allowed": {
         "low": -0.03, "high": -0.01

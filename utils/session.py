@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy._core._multiarray_umath import __cpu_features__ as CPU
 
 from utils.config import BATCH, THREADS, InputError, relative
 from utils.files import likely_cause
@@ -58,17 +57,13 @@ def open_session(
 def open_to_predict(path: Path, threads: int = THREADS) -> ort.InferenceSession:
     """Open a file so that its answers are right on this CPU, at the price of speed if it needs that.
 
-    Weights of 8 bits may overflow on x86 CPUs without VNNI, which sum two products in 16 bits (onnxruntime#5849).
+    Weights of 8 bits may overflow on x86 CPUs without VNNI, which sum two products in 16 bits (onnxruntime#5849). On
+    others, precise sums are the usual ones.
     """
     session = open_session(path, threads)
-    if read_metadata(session).get("weight_bits") == 8 and sums_in_16_bits():
+    if read_metadata(session).get("weight_bits") == 8:
         return open_session(path, threads, precise=True)
     return session
-
-
-def sums_in_16_bits() -> bool:
-    """Tell whether this is an x86 CPU without AVX-512's VNNI; NumPy has asked it, and needs no torch to do so."""
-    return bool(CPU.get("SSSE3")) and not CPU.get("AVX512VNNI")
 
 
 def _is_whole(path: Path) -> bool:

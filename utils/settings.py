@@ -1,5 +1,6 @@
 """What each setting of the notebooks may be; what only the data can tell is checked where they are read."""
 
+import platform
 import sys
 from math import inf
 from numbers import Integral, Real
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from utils.config import require
 
 ABOVE_ZERO = sys.float_info.min
+TARGETS = ("any", "here", "arm64", "openvino", "web", "tensorrt")  # what INT8 is for
 
 
 class Kind(NamedTuple):
@@ -36,11 +38,16 @@ KINDS = {
     **{"SEED": Kind(Integral, 0, 2**31), "FOLDS": Kind(Integral, 3, none=True), "REPEATS": COUNT._replace(none=True)},
     **{"PAIR": TEXT._replace(many=True), "BATCH_SIZES": COUNT._replace(many=True)},
     **{
-        "TARGET": Kind(str, choices=("any", "here", "arm64")),
+        "TARGET": Kind(str, choices=TARGETS),
         "MODELS": Kind(dict),
         "PREPROCESSING": Kind(dict, none=True),
     },
 }
+
+
+def is_timed_here(target: str) -> bool:
+    """Tell whether times measured here hold for a TARGET, and not for another program or kind of CPU."""
+    return target in ("any", "here") or (target == "arm64" and platform.machine().lower() in ("arm64", "aarch64"))
 
 
 def check(values: dict[str, object]) -> None:

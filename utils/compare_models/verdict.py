@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from utils.report import render
+from utils.settings import is_timed_here
 
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
 FAULTS = ("macro-F1 lost", "recall lost", "slower", "larger")  # codes of what is shown; all others are doubts
@@ -20,6 +21,7 @@ class Rule(NamedTuple):
     minority: Sequence[str]  # classes that are short of images
     margin: float  # macro-F1 that it may lose at the far end of the interval, and recall that a minority may be seen to
     minority_margin: float  # recall that a minority may lose at the far end of its interval
+    target: str = "here"  # what the second is for: where times here say nothing of that, they do not count
 
 
 def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidence: dict[str, dict]) -> dict:
@@ -38,12 +40,15 @@ def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidenc
     reason: all this in sentences, without the last full stop.
     """
     size = float(models["bytes"][rule.second] / models["bytes"][rule.first])
+    timed = is_timed_here(rule.target)
+    ratio = ratio if timed else None
     codes = _objections(rule, size, ratio, evidence)
     outcome = "ship"
     ship = rule.second
     if codes:
         outcome = "do not ship" if codes[0]["code"] in FAULTS else "not shown"
-        ship = str(models.loc[models.index.intersection([rule.first, "pytorch"]), "latency_ms"].idxmin())
+        others = models.index.intersection([rule.first, "pytorch"] if timed else [rule.first])
+        ship = str(models.loc[others, "latency_ms"].idxmin())
     turning = _turning_margin(rule, size, ratio, evidence)
     verdict = {"ship": ship, "outcome": outcome, "turning_margin": turning, "codes": codes}
     verdict["numbers"] = _numbers(rule, size, ratio, evidence)
@@ -52,10 +57,10 @@ def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidenc
     return verdict | {"reason": render("reason.txt", pair=[rule.first, rule.second], verdict=verdict)}
 
 
-def _objections(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> list[dict]:
+def _objections(rule: Rule, size: float, ratio: tuple[float, float] | None, evidence: dict) -> list[dict]:
     """List in what the second model is shown to be worse, slower or larger, and then what is not excluded."""
     codes = [*_macro_f1_losses(rule, evidence), *_recall_losses(rule, evidence)]
-    low, high = ratio
+    low, high = ratio or (0, 0)
     if high > NOT_SLOWER:
         code = "slower" if low > 1 else "slower not excluded"
         codes.append({"code": code, "low": low, "high": high, "allowed": NOT_SLOWER})
@@ -98,7 +103,7 @@ def _largest(losses: dict[str, float]) -> dict:
     return {"class": name, "loss": losses[name], "others": len(losses) - 1}
 
 
-def _numbers(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> dict:
+def _numbers(rule: Rule, size: float, ratio: tuple[float, float] | None, evidence: dict) -> dict:
     """Gather what the verdict rests on."""
     return {
         "margin": rule.margin,
@@ -106,7 +111,8 @@ def _numbers(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict
         "counted": _round_up(max(pair["macro_f1_loss"]["counted"] for pair in evidence.values())),
         "lost": max(0.0, *(-pair["macro_f1_delta"] for pair in evidence.values())),
         "size": size,
-        "latency_ratio": list(ratio),
+        "latency_ratio": ratio and list(ratio),
+        "target": rule.target,
     }
 
 
@@ -121,7 +127,7 @@ def _more_images(rule: Rule, evidence: dict) -> int:
     return max(0, math.ceil(max(excess)))
 
 
-def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float], evidence: dict) -> float | None:
+def _turning_margin(rule: Rule, size: float, ratio: tuple[float, float] | None, evidence: dict) -> float | None:
     """Find the smallest margin with which the second model ships; None if something else keeps it back."""
     if _objections(rule._replace(margin=1), size, ratio, evidence):
         return None

@@ -207,6 +207,7 @@ def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: 
         model = ir.load(path)
         add_novelty(model, details["novelty"])
         passes.InlinePass()(model)
-        _, distances = run_session(open_session(ir.to_proto(model).SerializeToString(), threads=1), images)
+        session = open_session(ir.to_proto(model).SerializeToString(), threads=1, precise=True)
+        _, distances = run_session(session, images)
         unknown.append(distances > details["novelty_above"])
     return float((unknown[0] == unknown[1]).mean())

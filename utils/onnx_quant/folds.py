@@ -89,7 +89,8 @@ def _predict_fold(
         prepare(files["onnx"], files["prepared"])
         shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
         chain.quantize(files["prepared"], shown_set, files["int8"], chain.recipe)
-        sessions = {name: open_session(files[name], threads=1) for name in ("onnx", "int8")}
+        precise = chain.recipe.weight_bits == 8
+        sessions = {name: open_session(files[name], threads=1, precise=precise) for name in ("onnx", "int8")}
         logits = {name: [] for name in sessions}
         for batch, _ in make_loader(images.image_set(images.index[held_out]), batch_size=32):
             for name, session in sessions.items():

@@ -34,11 +34,15 @@ EVERY = LAYERS_ONLY + BETWEEN_LAYERS + SHAPES
 
 
 class Recipe(NamedTuple):
-    """How a float model becomes INT8: options of `quantize_static`, and whether the biases are corrected afterwards."""
+    """How a float model becomes INT8: options of `quantize_static`, and whether the biases are corrected afterwards.
+
+    `symmetric`: all zero points are 0, and biases stay in float.
+    """
 
     activation_type: QuantType
     per_channel: bool = True
     reduce_range: bool = False
+    symmetric: bool = False
     nodes_to_exclude: tuple[str, ...] = ()
     correct_biases: bool = True
     operators: tuple[str, ...] = EVERY
@@ -51,10 +55,17 @@ class Recipe(NamedTuple):
         return 7 if self.reduce_range else 8
 
     @property
+    def extra_options(self) -> dict:
+        """Options of `quantize_static` that have no name of their own; the logits stay as they are summed."""
+        options = {"ActivationSymmetric": self.symmetric, "QuantizeBias": not self.symmetric}
+        return options | {"OpTypesToExcludeOutputQuantization": ["Gemm"]}
+
+    @property
     def name(self) -> str:
         """The recipe in the field's short form, such as ``U8S8 per-channel reduce-range``."""
         words = ["U8S8" if self.activation_type == QuantType.QUInt8 else "S8S8"]  # weights are signed everywhere
-        words += ["per-channel"] * self.per_channel + ["reduce-range"] * self.reduce_range
+        words += ["symmetric"] * self.symmetric + ["per-channel"] * self.per_channel
+        words += ["reduce-range"] * self.reduce_range
         words += ["uncorrected"] * (not self.correct_biases)
         return " ".join(words) + (f", {self.note}" if self.note else "")
 
@@ -62,6 +73,16 @@ class Recipe(NamedTuple):
 Quantize = Callable[[Path, CalibrationSet, Path, Recipe], None]  # prepared file, images, file to write, recipe
 # the original's recipe, too
 LIBRARY_DEFAULT = Recipe(QuantType.QInt8, per_channel=False, correct_biases=False, reference=True)
+SIGNED = Recipe(QuantType.QInt8)
+UNSIGNED = Recipe(QuantType.QUInt8)
+SEVEN_BITS = UNSIGNED._replace(reduce_range=True)
+TYPES = {  # by TARGET; "here" depends on the CPU
+    "any": SEVEN_BITS,
+    "openvino": SEVEN_BITS,  # as its documentation advises ("Saturation issue"), for the same reason
+    "web": SEVEN_BITS,  # WebAssembly's relaxed dot product is defined for 7 bits alone (onnxruntime#22794)
+    "arm64": SIGNED,
+    "tensorrt": SIGNED._replace(symmetric=True),  # it refuses other zero points, and biases in int32
+}
 
 
 def type_recipes(target: str, cpu: dict) -> list[Recipe]:
@@ -69,19 +90,14 @@ def type_recipes(target: str, cpu: dict) -> list[Recipe]:
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
     bits (`reduce_range`), as their 16-bit sums would overflow; with VNNI a bit less is only less exact. "any" takes
-    these, which give the same answers on ARM, too. "arm64" takes both signed, which x86 is slow at, and "here" what
-    suits this CPU. One scale per output channel of the weights is closer than one per tensor, and no slower.
+    these, which give the same answers on ARM, too. Other targets have theirs in `TYPES`, and "here" takes what suits
+    this CPU. One scale per output channel of the weights is closer than one per tensor, and no slower.
     """
-    signed = Recipe(QuantType.QInt8)
-    unsigned = Recipe(QuantType.QUInt8)
-    seven_bits = unsigned._replace(reduce_range=True)
-    if target == "any":
-        return [seven_bits]
-    if target == "arm64":
-        return [signed]
+    if target != "here":
+        return [TYPES[target]]
     if cpu["architecture"].lower() not in X86:
-        return [signed, unsigned]
-    return [unsigned] if cpu["vnni"] else [seven_bits, unsigned]
+        return [SIGNED, UNSIGNED]
+    return [UNSIGNED] if cpu["vnni"] else [SEVEN_BITS, UNSIGNED]
 
 
 def candidate_recipes(target: str, cpu: dict, prepared_path: Path) -> list[Recipe]:
@@ -114,8 +130,9 @@ class ScoringSet(NamedTuple):
         return ScoringSet(self.float_path, self.index[rows], self.images[rows], self.labels[rows])
 
     def score(self, path: Path) -> dict[str, float]:
-        """Score a file, as `score` does."""
-        return score(self.labels, run_model(self.float_path, self.images), run_model(path, self.images))
+        """Score a file, as `score` does, with exact sums."""
+        logits = [run_model(file, self.images, precise=True) for file in (self.float_path, path)]
+        return score(self.labels, *logits)
 
 
 def load_sample(float_path: Path, image_set: Callable, index: pd.DataFrame, limit: int) -> ScoringSet:
@@ -159,12 +176,15 @@ def _try(
 ) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": scoring.float_path}
+        precise = {recipe.name: recipe.weight_bits == 8 for recipe in recipes}  # as the file will be opened
         for recipe in progress(recipes, "quantize"):
             paths[recipe.name] = Path(folder) / f"{len(paths)}.onnx"
             quantize(calibration_set.prepared_path, calibration_set, paths[recipe.name], recipe)
-        logits = {name: run_model(path, scoring.images) for name, path in progress(paths.items(), "score")}
+        logits = {}
+        for name, path in progress(paths.items(), "score"):
+            logits[name] = run_model(path, scoring.images, precise=precise.get(name, False))
         sizes = {name: path.stat().st_size for name, path in paths.items()}
-        latency = time_models(paths, scoring.images[:1])
+        latency = time_models(paths, scoring.images[:1], [name for name in precise if precise[name]])
     valid = (scoring.index["split"] == "valid").to_numpy()
     rows = []
     for name, found in logits.items():
@@ -175,12 +195,13 @@ def _try(
     return rows
 
 
-def time_models(paths: dict[str, Path], image: np.ndarray) -> dict[str, float]:
-    """Time one image (1, 3, H, W) in each ONNX file, side by side; → median in ms.
+def time_models(paths: dict[str, Path], image: np.ndarray, precise: Sequence[str] = ()) -> dict[str, float]:
+    """Time one image (1, 3, H, W) in each ONNX file, side by side, some with `precise` sums; → median in ms.
 
     One process will do as long as nothing but ONNX Runtime runs in it meanwhile.
     """
-    calls = {name: partial(open_session(path).run, None, {"input": image}) for name, path in paths.items()}
+    sessions = {name: open_session(path, precise=name in precise) for name, path in paths.items()}
+    calls = {name: partial(session.run, None, {"input": image}) for name, session in sessions.items()}
     times = time_calls(calls, progress(range(ROUNDS), "time"))
     return {name: float(np.median(values)) for name, values in times.items()}
 
@@ -197,8 +218,10 @@ def within_budget(table: pd.DataFrame, budget: dict[str, float]) -> pd.Series:
     return within
 
 
-def choose(table: pd.DataFrame) -> int | str:
+def choose(table: pd.DataFrame, timed: bool = True) -> int | str:
     """Choose the fastest INT8 file within the budget; → its row's label. The first row is the float file's.
+
+    Where the file is not `timed` on what it is for, speed does not count.
 
     Columns: latency_ms, agreement, sqnr_db, within_budget, reference; the simplest recipes come first. Among those that
     are as fast but for noise, and as near to fp32 within a decibel, the first one. If none is within the budget, speed
@@ -209,5 +232,5 @@ def choose(table: pd.DataFrame) -> int | str:
     within = candidates[candidates["within_budget"]]
     if within.empty:
         return candidates.sort_values(["agreement", "sqnr_db"], ascending=False, kind="stable").index[0]
-    fast = within[within["latency_ms"] <= LATENCY_TIE * within["latency_ms"].min()]
+    fast = within[within["latency_ms"] <= LATENCY_TIE * within["latency_ms"].min()] if timed else within
     return (fast["sqnr_db"] >= fast["sqnr_db"].max() - SQNR_TIE).idxmax()
