@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy._core._multiarray_umath import __cpu_features__ as CPU
 
 from utils.config import BATCH, THREADS, InputError, relative
 from utils.files import likely_cause
@@ -26,9 +27,10 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open an ONNX file, or its bytes, on the CPU, with threads that sleep when idle.
 
-    With `precise`, 8-bit sums on x86 cannot overflow, at the price of speed. Graphs are optimized in "all" ways, in
-    "basic" ones, which leave 8-bit operators as the file has them, or in "none". Nodes that run `in_order`, as the file
-    has them, take less memory where every tensor is looked at. Raises InputError when the file cannot be read.
+    With `precise`, 8-bit sums cannot overflow, at the price of speed on CPUs where they might. Graphs are optimized in
+    "all" ways, in "basic" ones, which leave 8-bit operators as the file has them, or in "none". Nodes that run
+    `in_order`, as the file has them, take less memory where every tensor is looked at. Raises InputError when the file
+    cannot be read.
     """
     if isinstance(path, Path) and not path.exists():
         raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
@@ -40,7 +42,7 @@ def open_session(
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # threads that spin while they wait slow down whatever else the process runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if precise:
+    if precise and sums_in_16_bits():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -57,13 +59,17 @@ def open_session(
 def open_to_predict(path: Path, threads: int = THREADS) -> ort.InferenceSession:
     """Open a file so that its answers are right on this CPU, at the price of speed if it needs that.
 
-    Weights of 8 bits may overflow on x86 CPUs without VNNI, which sum two products in 16 bits (onnxruntime#5849). On
-    others, precise sums are the usual ones.
+    Weights of 8 bits may overflow on x86 CPUs without VNNI, which sum two products in 16 bits (onnxruntime#5849).
     """
     session = open_session(path, threads)
-    if read_metadata(session).get("weight_bits") == 8:
+    if read_metadata(session).get("weight_bits") == 8 and sums_in_16_bits():
         return open_session(path, threads, precise=True)
     return session
+
+
+def sums_in_16_bits() -> bool:
+    """Tell whether this is an x86 CPU without AVX-512's VNNI; NumPy has asked it, and needs no torch to do so."""
+    return bool(CPU.get("SSSE3")) and not CPU.get("AVX512VNNI")
 
 
 def _is_whole(path: Path) -> bool:
