@@ -51,6 +51,28 @@ def test_deployed_file_says_what_the_model_within_says_of_itself(conv_net_file, 
     assert metadata == read_metadata(open_session(conv_net_file)) and metadata["classes"] == CLASSES
 
 
+def test_file_that_a_tool_took_the_metadata_from_is_refused_with_the_tools_that_do(conv_net_file, tmp_path):
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS)
+    onnx.utils.extract_model(tmp_path / "deploy.onnx", tmp_path / "bare.onnx", ["image"], ["probabilities"])
+    with pytest.raises(InputError, match="bare.onnx has lost its metadata.*graphsurgeon.*extract_model"):
+        Classifier(tmp_path / "bare.onnx")
+
+
+def test_deployed_file_fixes_no_batch_and_names_one_operator_set(conv_net_file, tmp_path):
+    """Converters that set a batch of 1 fail where a tensor within, or a second operator set, says otherwise."""
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS)
+    model = onnx.load(tmp_path / "deploy.onnx")
+    assert not model.graph.value_info and not model.functions
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+
+
+def test_large_photo_is_resized_in_its_8_bits(conv_net_file, tmp_path):
+    """As floats, the 48 megapixels of a phone would take four times the memory."""
+    write_deployable(conv_net_file, tmp_path / "deploy.onnx", DETAILS)
+    first = onnx.load(tmp_path / "deploy.onnx").graph.node[0]
+    assert (first.op_type, first.input[0]) == ("Resize", "image")
+
+
 @pytest.mark.parametrize("any_size", [True, False])
 def test_file_that_predicts_otherwise_than_where_it_was_made_is_refused(conv_net_file, photos, tmp_path, any_size):
     """As in a runtime whose arithmetic is wrong: here, another weight stands in the file than when it was made."""

@@ -43,11 +43,16 @@ class Classifier:
         self.session = open_to_predict(path, threads)
         self.details = read_metadata(self.session)
         expected = self.session.get_inputs()[0]
-        if expected.type != "tensor(uint8)" or "classes" not in self.details:
+        if expected.type != "tensor(uint8)":
             raise InputError(
                 f"{relative(path)} takes {expected.name!r} {expected.type} {expected.shape}, not photos: "
                 "give the file that ends in _deploy.onnx, which onnx_quant.ipynb writes beside it"
             )
+        require(
+            "classes" in self.details,
+            f"{relative(path)} has lost its metadata, the classes among them, as files do in onnx-graphsurgeon and "
+            "onnx.utils.extract_model: use it as onnx_quant.ipynb wrote it",
+        )
         check_itself(path, self.session, self.details.get("self_check"))
         classes = self.details["classes"]  # which may be called unknown themselves
         self.doubts = {word: f"doubt: {word}" if word in classes else word for word in ("unsure", "unknown")}
