@@ -47,7 +47,7 @@ def write_kit(name: str, data: str = "") -> Path:
     for path in (*deployed, *bare):
         shutil.copy(path, folder)
     float_file = folder / f"{arch}_batch1.onnx"
-    _fix_batch(run / f"{arch}.onnx", float_file)
+    fix_batch(run / f"{arch}.onnx", float_file)
     details = read_metadata(open_session(shipped))
     count = _write_calibration(folder / "calibration.npz", photos, index, details["preprocessing"])
     chosen = _copy_photos(folder / "photos", photos, index)
@@ -72,7 +72,7 @@ def write_kit(name: str, data: str = "") -> Path:
     return folder
 
 
-def _fix_batch(source: Path, target: Path) -> None:
+def fix_batch(source: Path, target: Path) -> None:
     """Copy a file for converters that take no batch of any size: one image a call."""
     model = onnx.load(source)
     for value in (*model.graph.input, *model.graph.output):

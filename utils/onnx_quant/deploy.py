@@ -19,28 +19,17 @@ from utils.predict import Classifier
 from utils.session import open_session, predict_formula, run_session
 
 SAME_ANSWERS = 0.995  # of the photos, at least, for a resize inside the graph to be as good as Pillow's
-RESIZE = {  # Pillow's interpolation → attributes of ONNX's Resize
-    "bilinear": {"mode": "linear", "exclude_outside": 0},
-    "bicubic": {"mode": "cubic", "exclude_outside": 1},
-}
+RESIZE = {"bilinear": "linear", "bicubic": "cubic"}  # Pillow's interpolation → mode of ONNX's Resize
 
 
 @script()
-def resize(image, size, mode: str, exclude_outside: int):
+def resize(image, size, mode: str):
     """Resize photos uint8 (N, H, W, 3) to `size` (2,) as Pillow does: in 8 bits, as floats would take 4 times as much.
 
     Channels stay last: ONNX Runtime 1.32 breaks a Resize with axes when it moves a Transpose over.
     """
     return op.Resize(
-        image,
-        None,
-        None,
-        size,
-        antialias=1,
-        axes=[1, 2],
-        mode=mode,
-        cubic_coeff_a=-0.5,
-        exclude_outside=exclude_outside,
+        image, None, None, size, antialias=1, axes=[1, 2], mode=mode, cubic_coeff_a=-0.5, exclude_outside=1
     )
 
 
@@ -131,7 +120,7 @@ def _take_photos(model: ir.Model, preprocessing: dict, any_size: bool) -> None:
     sides = ["height", "width"] if any_size else [size, size]
     pixels = image = ir.val("image", ir.DataType.UINT8, ["batch", *sides, 3])
     if any_size:
-        pixels = _compute(model, resize, image, {"size": np.array([size, size])}, **RESIZE[interpolation])
+        pixels = _compute(model, resize, image, {"size": np.array([size, size])}, mode=RESIZE[interpolation])
     constants = {"factor": np.float32(1 / (255 * std)), "offset": np.float32(mean / std)}
     prepared = _compute(model, normalize, pixels, constants)
     ir.convenience.replace_all_uses_with(model.graph.inputs[0], prepared)
