@@ -36,7 +36,6 @@ def _open_openvino(path: Path, **config) -> Run:
 RUNTIMES = {  # name → how a file is opened there
     REFERENCE: _open_onnxruntime,
     "ONNX Runtime, graph as written": partial(_open_onnxruntime, optimize="none"),
-    "ONNX Runtime, sums that cannot overflow": partial(_open_onnxruntime, precise=True),
     "OpenVINO": _open_openvino,
     "OpenVINO, in float32": partial(_open_openvino, INFERENCE_PRECISION_HINT="f32"),
 }
