@@ -24,6 +24,7 @@ import numpy as np
 PHOTOS = 100
 SIDES = 200, 260  # height and width of the photos that deployed files resize
 FILES = "fp32", "int8", "deploy"
+REASON = 110  # letters of an error, at most
 TIMEOUT = 300  # seconds for a runtime and a file
 
 # --- inside of a runtime's environment: path of a file, images (N, ...) → outputs, one after the other
@@ -108,7 +109,7 @@ def run_mnn(path: Path, images: np.ndarray) -> Iterable[np.ndarray]:
     command = [converter, "-f", "ONNX", "--modelFile", str(path), "--MNNModel", str(target), "--bizCode", "MNN"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.exists():
-        raise RuntimeError(f"mnnconvert ends with {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}")
+        raise RuntimeError(f"mnnconvert ends with {done.returncode}")
     import MNN
     import MNN.numpy
 
@@ -197,7 +198,9 @@ def run_tvm(path: Path, images: np.ndarray) -> Iterable[np.ndarray]:
 def run_litert(path: Path, images: np.ndarray) -> Iterable[np.ndarray]:
     """Convert to LiteRT's format by onnx2tf, which puts channels last, and run."""
     folder = path.with_suffix("")
-    subprocess.run([Path(sys.prefix) / "bin" / "onnx2tf", "-i", path, "-o", folder, "-n"], check=True)
+    samples = path.parent / "calibration_image_sample_data_20x128x128x3_float32.npy"  # or it would be downloaded
+    np.save(samples, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+    subprocess.run([Path(sys.prefix) / "bin" / "onnx2tf", "-i", path, "-o", folder, "-n"], cwd=path.parent, check=True)
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(next(folder.glob("*_float32.tflite"))))
@@ -216,20 +219,22 @@ def run_emx(path: Path, images: np.ndarray) -> Iterable[np.ndarray]:
 
     source, library = path.with_suffix(".c"), path.with_suffix(".so")
     command = [Path(sys.prefix) / "bin" / "emx-onnx-cgen", "compile", path, source, "--model-name", "network"]
+    if images.dtype == np.uint8:
+        sides = zip(("batch", "height", "width"), (1, *images.shape[1:]), strict=False)
+        command += [word for name, size in sides for word in ("--input-dim", f"{name}={size}")]
     subprocess.run(command, check=True)
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", library, "-lm"], check=True)
     import onnx
 
-    classes = onnx.load(path).graph.output[0].type.tensor_type.shape.dim[1].dim_value
     compiled = ctypes.CDLL(str(library))
     if weights := list(path.parent.glob("network.bin")):  # large ones lie beside the code
         compiled.network_load(str(weights[0]).encode())
+    shapes = [[dim.dim_value or 1 for dim in end.type.tensor_type.shape.dim] for end in onnx.load(path).graph.output]
     for image in images:
-        found = np.zeros((1, classes), np.float32)
-        compiled.network(
-            np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p)
-        )
-        yield found
+        found = [np.zeros(shape, np.float32) for shape in shapes]
+        arrays = [np.ascontiguousarray(image), *found]
+        compiled.network(*(array.ctypes.data_as(ctypes.c_void_p) for array in arrays))
+        yield found[0]
 
 
 class Runtime(NamedTuple):
@@ -238,7 +243,6 @@ class Runtime(NamedTuple):
     packages: tuple[str, ...]
     run: Callable[[Path, np.ndarray], Iterable[np.ndarray]]
     folder: str  # runtimes of the same packages share an environment
-    advice: str = ""
     npm: bool = False
 
 
@@ -281,44 +285,50 @@ class Found(NamedTuple):
 
 def main() -> None:
     """Try every runtime on the files of every run, and write docs/targets.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", default=[""], help='names of runs, "" for the embedded one')
+    parser.add_argument("--venvs", type=Path, help="folder to keep the runtimes in, and what was found")
+    parser.add_argument("--only", nargs="*", default=list(RUNTIMES), help="runtimes, by name")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        venvs = (options.venvs or Path(temporary) / "venvs").absolute()
+        venvs.mkdir(parents=True, exist_ok=True)
+        kept = venvs / "found.json"
+        found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        for run in options.runs:
+            files = Path(temporary) / (run or "embedded")
+            network = prepare_run(run, files)
+            for name in options.only:
+                fault = install(RUNTIMES[name], venvs)
+                tried = {file: Found(error=fault) if fault else try_file(name, files, file, venvs) for file in FILES}
+                found.setdefault(network, {})[name] = {file: describe(result) for file, result in tried.items()}
+                print(network, name, found[network][name], flush=True)
+                kept.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_table(found)
+
+
+def write_table(found: dict[str, dict[str, dict[str, str]]]) -> None:
+    """Write docs/targets.md: of each network a row per runtime, and a cell per file."""
     from jinja2 import Environment, FileSystemLoader
 
     from utils.config import ROOT
     from utils.files import whole_file
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", default=[""], help='names of runs, "" for the embedded one')
-    parser.add_argument("--venvs", type=Path, help="folder to keep the runtimes in")
-    parser.add_argument("--only", nargs="*", default=list(RUNTIMES), help="runtimes, by name")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        networks = {
-            prepare_run(name, work / (name or "embedded")): work / (name or "embedded") for name in options.runs
-        }
-        found = {}
-        for name in options.only:
-            fault = install(RUNTIMES[name], (options.venvs or work / "venvs").absolute())
-            for network, files in networks.items():
-                for file in FILES:
-                    tried = (
-                        Found(error=fault) if fault else try_file(name, files, file, (options.venvs or work / "venvs"))
-                    )
-                    found[name, network, file] = tried
-                    print(f"{name:32}{network:22}{file:8}{tried}", flush=True)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
-    text = environment.get_template("targets.md").render(
-        found=found,
-        photos=PHOTOS,
-        networks=networks,
-        runtimes=options.only,
-        files=FILES,
-        packages={name: RUNTIMES[name].packages[0].replace("==", " ").replace("@", " ") for name in options.only},
-        advices={name: RUNTIMES[name].advice for name in options.only if RUNTIMES[name].advice},
-        cell=describe,
-    )
+    packages = {name: version(runtime) for name, runtime in RUNTIMES.items()}
+    text = environment.get_template("targets.md").render(found=found, photos=PHOTOS, packages=packages, files=FILES)
     with whole_file(ROOT / "docs" / "targets.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def version(runtime: Runtime) -> str:
+    """Name the package that counts, with its version."""
+    return runtime.packages[0].replace("==", " ").replace("@", " ")
+
+
+def python_of(name: str, venvs: Path) -> Path:
+    """Return the Python of a runtime's environment."""
+    return (venvs / RUNTIMES[name].folder / "bin" / "python").absolute()
 
 
 def describe(found: Found) -> str:
@@ -395,11 +405,19 @@ def try_file(name: str, folder: Path, file: str, venvs: Path) -> Found:
     with tempfile.TemporaryDirectory() as work:
         copied = Path(work) / "net.onnx"
         copied.write_bytes((folder / f"{file}.onnx").read_bytes())
-        python = (venvs / RUNTIMES[name].folder / "bin" / "python").absolute()
-        command = [python, __file__, "--inside", name, copied, inputs(folder, file), Path(work) / "out.npy"]
+        command = [
+            python_of(name, venvs),
+            __file__,
+            "--inside",
+            name,
+            copied,
+            inputs(folder, file),
+            Path(work) / "out.npy",
+        ]
         silent = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env=silent, timeout=TIMEOUT, check=False)
+            options = {"cwd": work, "env": silent, "timeout": TIMEOUT}  # converters leave files where they are called
+            done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
         except subprocess.TimeoutExpired:
             return Found(error=f"not done after {TIMEOUT} s")
         if not (Path(work) / "out.npy").exists():
@@ -410,12 +428,11 @@ def try_file(name: str, folder: Path, file: str, venvs: Path) -> Found:
 
 
 def reason_of(text: str) -> str:
-    """Find the line that says best what went wrong."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = (
-        [line for line in lines if "rror" in line and "CalledProcessError" not in line] or lines or ["no reason given"]
-    )
-    return re.sub(r"\S*/\S*: ", "", telling[-1])[:110]  # without paths
+    """Find the line that says best what went wrong, and leave out its paths and what of it would be too much."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "CalledProcessError" not in line]
+    lines = [line for line in lines if not line.startswith(("File ", "raise ", "Traceback", "run_inside(", "^"))]
+    telling = [line for line in lines if "rror" in line or "FAIL" in line or "Result:" in line] or lines
+    return re.sub(r"\S*/\S*: ", "", [*telling, "no reason given"][max(0, len(telling) - 1)])[:REASON].strip()
 
 
 if __name__ == "__main__":
