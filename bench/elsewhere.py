@@ -304,7 +304,8 @@ def main() -> None:
                 found.setdefault(network, {})[name] = {file: describe(result) for file, result in tried.items()}
                 print(network, name, found[network][name], flush=True)
                 kept.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-    write_table(found)
+    if all(set(rows) == set(RUNTIMES) for rows in found.values()):  # a part of them would be no table
+        write_table(found)
 
 
 def write_table(found: dict[str, dict[str, dict[str, str]]]) -> None:
