@@ -192,11 +192,11 @@ def read_settings(arguments: argparse.Namespace) -> dict:
     if folder:
         if not folder.is_dir():
             sys.exit(f"run.py: --data {folder}: no such folder. Give one that holds a folder of images per class")
-        settings["DATA"] = str(folder.resolve())
+        settings["DATA"] = as_typed(folder)
     if arguments.labels:
         if not arguments.labels.is_file():
             sys.exit(f"run.py: --labels {arguments.labels}: no such file. Give a table with columns of file and class")
-        settings["LABELS"] = str(arguments.labels.resolve())
+        settings["LABELS"] = as_typed(arguments.labels)
     name = str(arguments.name or settings.get("NAME") or (folder.resolve().name if folder else ""))
     if Path(name).name != name or name == "..":
         sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
@@ -212,6 +212,14 @@ def read_settings(arguments: argparse.Namespace) -> dict:
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")
     return settings
+
+
+def as_typed(path: Path) -> str:
+    """Write a path as notebooks read it, from the project: no more of a private folder's name than was typed."""
+    whole = path.resolve()
+    if whole.is_relative_to(ROOT):
+        return whole.relative_to(ROOT).as_posix()
+    return str(path if path.is_absolute() or Path.cwd() == ROOT else whole)
 
 
 def literal(text: str) -> object:
@@ -453,7 +461,8 @@ def prepare(notebook, settings: dict) -> None:
     known = known_settings(notebook)
     lines = [f"{name} = {value!r}" for name, value in settings.items() if name in known]
     if lines:
-        cell = new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+        said = "# set on the command line, instead of what stands above"
+        cell = new_code_cell("\n".join([said, *lines]), metadata={"tags": ["injected-parameters"]})
         notebook.cells.insert(parameters_cell(notebook) + 1, cell)
 
 
