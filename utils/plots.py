@@ -33,12 +33,12 @@ def use_style() -> None:
     )
 
 
-def bars(amounts: pd.Series, highlight: Sequence[str] = (), unit: str = "images", ax: Axes | None = None) -> Axes:
+def bars(amounts: pd.Series, highlight: Sequence[str] = (), ax: Axes | None = None) -> Axes:
     """Draw a bar with its number for each row; the rows named by `highlight` have a color of their own."""
     ax = ax or plt.gca()
     colors = [COLORS[1] if name in highlight else COLORS[0] for name in amounts.index]
     ax.bar_label(ax.barh(amounts.index, amounts, color=colors), padding=3)
-    ax.set(xlabel=unit, xlim=(0, amounts.max() * 1.12), ylim=(len(amounts) - 0.4, -0.6))
+    ax.set(xlabel="images", xlim=(0, amounts.max() * 1.12), ylim=(len(amounts) - 0.4, -0.6))
     return ax
 
 
@@ -47,7 +47,7 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     ax = ax or plt.gca()
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     letters = max((len(line) for title in titles for line in title.split("\n")), default=1)
-    rows, title_height = math.ceil(len(images) / columns), 0.14 * lines  # in units of a cell's width
+    rows, title_height = math.ceil(len(images) / columns) or 1, 0.14 * lines  # in units of a cell's width
     row_height = 0.86 + title_height
     cell = min(ax.bbox.width / columns, ax.bbox.height / rows / row_height) * 72 / ax.figure.dpi  # points
     font_size = np.clip(1.7 * cell / letters, 4, 8)  # a long title has to fit
