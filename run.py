@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -443,12 +444,21 @@ def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str
     try:
         run_cells(notebook)
     except CellExecutionError as error:
-        failure = f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else str(error)
+        failure = f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else describe(error, target)
     except DeadKernelError:
         failure = f"{name}.ipynb: the Python process died, most likely because memory ran out"
     drop_progress_bars(notebook)
     write_whole(target, nbformat.writes(notebook) + "\n")
     return failure
+
+
+def describe(error: Exception, target: Path) -> str:
+    """Give a cell's error in full, without the colors of a terminal, and say what it means to who ran it."""
+    meaning = (
+        f"run.py: {target.name} stopped at the cell above. That is a fault of the program, most likely, not of your "
+        f"photos: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
+    )
+    return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + textwrap.fill(meaning, WIDTH)
 
 
 def prepare(notebook, settings: dict) -> None:
