@@ -64,7 +64,8 @@ def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes
     for (name, table), color in zip(tables.items(), (COLORS[7], COLORS[0]), strict=False):
         ax.plot(table["confidence"], table["accuracy"], "o-", color=color, label=name)
     ax.legend(frameon=False, loc="upper left")
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    least = min(table[["confidence", "accuracy"]].min().min() for table in tables.values()) - 0.05
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1.02), ylim=(least, 1.02))
     return ax
 
 
