@@ -86,7 +86,7 @@ def _metadata(name: str, dataset: str, report: dict) -> ModelCardData:
                 dataset_split=part,
                 metric_type="f1",
                 metric_name="macro-F1",
-                metric_value=score,
+                metric_value=round(score, 4),
             )
         ],
     )
