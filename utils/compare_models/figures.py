@@ -13,7 +13,6 @@ from utils.compare_models.paired import Shift, flip_ratios
 from utils.plots import COLORS, MODEL_COLORS
 
 OTHER_MODELS = COLORS[3:7]
-LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # of a legend
 use_style = plots.use_style  # the notebook draws with this module alone
 
@@ -26,9 +25,8 @@ def model_colors(names: Sequence[str]) -> list[str]:
 
 def quality(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 with its interval, a row of `scores` (score, low, high) for each model, and for the folds."""
-    ax = plots.intervals(scores, model_colors(scores.index), ax=ax)
     parts = [name if name == "out of fold" else f"{name}, test part" for name in scores.index]
-    ax.set_yticks(range(len(scores)), parts)
+    ax = plots.intervals(scores.set_axis(parts), model_colors(scores.index), ax=ax)
     ax.set(xlabel="macro-F1, 95 % interval")
     return ax
 
@@ -61,12 +59,12 @@ def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     ax.scatter(margins[~flipped], moves[~flipped], 8, MODEL_COLORS["onnx"], alpha=0.6, lw=0)
     ax.scatter(margins[flipped], moves[flipped], 50, MODEL_COLORS["int8"], edgecolors="black", zorder=3)
     label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
-    ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top", bbox=LABEL_BOX)
+    ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top")
+    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
     ax.set(xscale="log", yscale="log", ylim=(low * 0.6, high), xlim=(margins.min() * 0.6, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
-    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
     return ax
 
 

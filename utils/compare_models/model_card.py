@@ -41,20 +41,21 @@ def write_model_card(run: Path) -> None:
     report = read_report(run)
     ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
     name = train.get("arch") or ship
-    deployed = {path.name: path.stat().st_size for path in sorted(run.glob(f"{glob.escape(name)}*_deploy.onnx"))}
-    values = {
-        "name": name,
-        "classes": report.get("dataset", {}).get("classes", {}),
-        "deployed": deployed,
-        "use": next((file for file in deployed if file == f"{name}{DEPLOYED.get(ship)}"), None),
-        "vague": _least_known(train.get("oof_per_class")),
-        "made": date.today().isoformat(),
-    }
-    text = render("card.md", report=report, **values)
-    metadata = _metadata(name, listing(values["classes"]) or "images in folders", report)
-    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}\n")
+    files = {path.name: path.stat().st_size for path in sorted(run.glob(f"{glob.escape(name)}*_deploy.onnx"))}
+    use = f"{name}{DEPLOYED.get(ship)}"
+    text = render(
+        "card.md",
+        report=report,
+        name=name,
+        classes=report.get("dataset", {}).get("classes", {}),
+        deployed=files,
+        use=use if use in files else None,
+        vague=_least_known(train.get("oof_per_class")),
+        made=date.today().isoformat(),
+    )
+    metadata = _metadata(name, report)
     with whole_file(run / "MODEL_CARD.md") as temporary:
-        card.save(temporary)
+        ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}\n").save(temporary)
 
 
 def _least_known(by_class: dict[str, dict] | None) -> dict | None:
@@ -66,27 +67,19 @@ def _least_known(by_class: dict[str, dict] | None) -> dict | None:
     return {"name": name, "images": row["images"], "groups": row["groups"]} | ends
 
 
-def _metadata(name: str, dataset: str, report: dict) -> ModelCardData:
+def _metadata(name: str, report: dict) -> ModelCardData:
     """Describe what ships: its library, its tags, and the score to quote, out of fold if there are folds."""
-    ship = report["comparison"]["verdict"]["ship"]
-    score, part = report["comparison"]["models"][ship]["macro_f1"], "test"
-    if "oof_macro_f1" in report.get("train", {}):
-        score, part = report["train"]["oof_macro_f1"], "all, out of fold"
+    ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
+    part = "all, out of fold" if "oof_macro_f1" in train else "test"
+    score = train.get("oof_macro_f1", report["comparison"]["models"][ship]["macro_f1"])
+    dataset = listing(report.get("dataset", {}).get("classes", {})) or "images in folders"
+    kind = {"task_type": "image-classification", "dataset_type": "imagefolder", "dataset_name": dataset}
+    metric = {"metric_type": "f1", "metric_name": "macro-F1", "metric_value": round(score, 4)}
     return ModelCardData(
         library_name="pytorch" if ship == "pytorch" else "onnx",
         pipeline_tag="image-classification",
         tags=["image-classification", "int8"] if ship == "int8" else ["image-classification"],
         metrics=["f1"],
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type="imagefolder",
-                dataset_name=dataset,
-                dataset_split=part,
-                metric_type="f1",
-                metric_name="macro-F1",
-                metric_value=round(score, 4),
-            )
-        ],
+        eval_results=[EvalResult(dataset_split=part, **kind, **metric)],
     )

@@ -50,13 +50,6 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def score_caption(section: dict, name: str) -> str:
-    """Write macro-F1 with its 95 % interval, as the report's section has it under `name`: oof or test."""
-    low, high = section[f"{name}_macro_f1_ci95"]
-    part = {"oof": "out of fold", "test": "test part"}[name]
-    return f"{part}: macro-F1 {section[f'{name}_macro_f1']:.3f} ({low:.3f} to {high:.3f})"
-
-
 def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """Draw accuracy against confidence, a line per table (confidence, accuracy), and the diagonal that is right."""
     ax = ax or plt.gca()
