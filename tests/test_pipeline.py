@@ -1,6 +1,8 @@
 """The four notebooks, end to end, as a user runs them."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,18 @@ def test_names_all_bad_files_and_uses_the_good_ones(project, result):
     assert dataset["skipped"] == {".mov": 1} and "skipped, as no images: .mov 1" in result.stdout
     assert dataset["classes"] == COUNTS
     assert dataset["minority"] == ["tomato"]
+
+
+def test_code_of_the_card_says_of_a_photo_what_predict_says(project, result, photos, tmp_path):
+    folder = project / "checkpoints" / "mine"
+    (code,) = re.findall(r"```python\n(.+?)```", (folder / "MODEL_CARD.md").read_text(encoding="utf-8"), re.DOTALL)
+    for file in folder.glob("*_deploy.onnx"):
+        shutil.copy(file, tmp_path)
+    photo = shutil.copy(photos / "cherry pie" / "000.jpg", tmp_path / "photo.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    name, probability = done.stdout.rsplit(maxsplit=1)
+    said = run_py(project, "predict", str(photo), "--name", "mine").stdout.split("\t")
+    assert (name, f"{float(probability):.1%}") == (said[1], said[2].strip()), done.stderr
 
 
 def test_report_has_what_others_rely_on(project, result):

@@ -48,7 +48,8 @@ def thumbnails(features: np.ndarray, images: np.ndarray, ax: Axes | None = None)
 def clusters(classes: pd.Series, cluster: np.ndarray, ax: Axes | None = None) -> Axes:
     """Draw how many images of each class lie in each cluster (N,), and how well both agree."""
     held = pd.crosstab(classes, pd.Series(cluster, name="cluster"))
-    ax = table(held[held.idxmax().sort_values(kind="stable").index], ax=ax)
+    held = held[held.idxmax().sort_values(kind="stable").index].set_axis(range(1, held.shape[1] + 1), axis=1)
+    ax = table(held.rename_axis(columns="cluster"), ax=ax)
     ax.set_title(f"{held.shape[1]} clusters: ARI {adjusted_rand_score(classes, cluster):.2f}")
     return ax
 
@@ -67,7 +68,8 @@ def networks(compared: pd.DataFrame, chosen: str, budget_ms: float | None = None
         ax.annotate(name, place, (0, 4), textcoords="offset points", color=color, fontsize=8, rotation=30)
     if budget_ms:
         ax.axvline(budget_ms, color=COLORS[6], lw=1, ls=":")
-    ax.set(xscale="log", xlabel="ms for one photo in INT8, estimated; dotted: budget", ylabel="macro-F1 out of fold")
+    label = "ms for one photo in INT8, estimated" + ("; dotted: budget" if budget_ms else "")
+    ax.set(xscale="log", xlabel=label, ylabel="macro-F1 out of fold")
     ax.set_xlim(0.7 * compared["int8_ms"].min(), 4 * compared["int8_ms"].max())  # room for the last name, and above
     bottom = compared["low"].min() - 0.05
     ax.set_ylim(bottom, compared["high"].max() + 0.15)

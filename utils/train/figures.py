@@ -34,10 +34,9 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
         ax.plot(epochs.index, epochs[name], style, color=color)
         ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
-    side = "right" if best else "left"  # of epoch 0, so that the label stays inside
-    ax.annotate(f" kept: epoch {best} ", (best, 0.5), ha=side, color=COLORS[1])
+    ax.annotate(f"kept: epoch {best}", (best, 1.12 * top), ha="center", color=COLORS[1], annotation_clip=False)
     ax.set_xticks(epochs.index)
-    ax.set(xlabel="epoch", ylim=(0, 1.1 * top))
+    ax.set(xlabel="epoch", ylim=(-0.05 * top, 1.1 * top))
     return ax
 
 
