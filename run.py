@@ -399,7 +399,7 @@ def run_pip(arguments: list[str], patience: float = 0) -> int:
 
 def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
     """Execute the notebooks in order into `folder`, a line for each, and print the result; → exit code."""
-    results = prepare_places(settings, folder)
+    results, begun = prepare_places(settings, folder), time.perf_counter()
     for name in NOTEBOOKS:
         print(f"{name:16}", end="", flush=True)
         started = time.perf_counter()
@@ -407,10 +407,11 @@ def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
             print(f"stopped\n\n{failure}", file=sys.stderr)
             return 1
         report = json.loads((results / "report.json").read_text(encoding="utf-8"))
-        print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report)}")
+        print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report).lstrip()}")
+    print(f"{'all four':16}{time.perf_counter() - begun:5.0f} s")
     print_result(report, settings.get("NAME", ""), folder, results)
     if quick:
-        print(f"\n{textwrap.fill(LEFT_OUT, WIDTH)}")
+        print(f"\n{wrap(LEFT_OUT)}")
     return 0
 
 
@@ -458,7 +459,7 @@ def describe(error: Exception, target: Path) -> str:
         f"run.py: {target.name} stopped at the cell above. That is a fault of the program, most likely, not of your "
         f"photos: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
     )
-    return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + textwrap.fill(meaning, WIDTH)
+    return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + wrap(meaning)
 
 
 def prepare(notebook, settings: dict) -> None:
@@ -530,10 +531,17 @@ def is_progress_bar(output: dict) -> bool:
 
 
 def headline(name: str, report: dict) -> str:
-    """Say in a line what a notebook found."""
+    """Say in a few lines what a notebook found, each below the first one's beginning."""
     from utils.report import render
 
-    return render("headline.txt", notebook=name, report=report)
+    indent = " " * 26  # of the notebook's name and its seconds
+    return wrap(render("headline.txt", notebook=name, report=report), initial_indent=indent, subsequent_indent=indent)
+
+
+def wrap(text: str, **indents: str) -> str:
+    """Break lines that are too long, but no name of a file."""
+    whole = {"break_long_words": False, "break_on_hyphens": False} | indents
+    return "\n".join(textwrap.fill(line, WIDTH, **whole) for line in text.splitlines())
 
 
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
@@ -554,7 +562,7 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     if not suspects:
         del next_steps[3]
     text = render("result.txt", report=report, next_steps=next_steps, width=max(len(how) for _, how in next_steps))
-    print("\n" + "\n".join(textwrap.fill(line, WIDTH) if line else "" for line in text.splitlines()))
+    print(f"\n{wrap(text)}")
 
 
 def use_run(arguments: argparse.Namespace, name: str, data: str) -> int:
