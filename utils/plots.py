@@ -115,5 +115,5 @@ def intervals(
         ax.plot(score, position, "o", color=color, ms=7)
         ax.annotate(number.format(score), (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
     ax.set_yticks(range(len(scores)), scores.index)
-    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(min(0.5, scores["low"].min() - 0.02), 1.02))
+    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(scores["low"].min() - 0.05, 1.02))
     return ax
