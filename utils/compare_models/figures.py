@@ -12,7 +12,6 @@ from utils import plots
 from utils.compare_models.paired import Shift, flip_ratios
 from utils.plots import COLORS, MODEL_COLORS
 
-OTHER_MODELS = COLORS[3:7]
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # of a legend
 use_style = plots.use_style  # the notebook draws with this module alone
 
@@ -20,7 +19,7 @@ use_style = plots.use_style  # the notebook draws with this module alone
 def model_colors(names: Sequence[str]) -> list[str]:
     """Give each model its color, the same everywhere."""
     others = [name for name in names if name not in MODEL_COLORS]
-    return [MODEL_COLORS.get(name) or OTHER_MODELS[others.index(name) % len(OTHER_MODELS)] for name in names]
+    return [MODEL_COLORS.get(name) or COLORS[3 + others.index(name) % 4] for name in names]
 
 
 def quality(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -79,12 +78,11 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(batch, rows["p50"] / batch, "o-", color=color, label=name)
     ax.legend(ncols=4, **ABOVE)
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
+    ax.set(yscale="log", xlabel="images a call", ylabel="ms an image (median)")
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.set(xlabel="images a call", ylabel="ms an image (median)")
     return ax
 
 
