@@ -189,10 +189,12 @@ def test_card_says_where_a_file_may_be_used(run):
 def test_card_says_how_good_the_model_is_by_class_and_of_which_class_least_is_known(run):
     row = {"precision": 0.9, "recall": 0.8, "images": 254, "groups": 30}
     ends = {"recall low": 0.7, "recall high": 0.9, "precision low": 0.85, "precision high": 0.95}
-    wide = row | ends | {"recall low": 0.3, "images": 50, "groups": 12}
+    wide = row | ends | {"recall": 0.7, "recall low": 0.3, "images": 50, "groups": 12}
     extend_report(run, "train", {"oof_per_class": {"사과": row | ends, "on: off": wide}})
     text = card(run)[1]
     assert "| 사과 | 254 | 80% (70% to 90%) | 90% (85% to 95%) |" in text
+    printed = render("result.txt", report=read_report(run), next_steps=[], width=0)
+    assert "Worst recognized: on: off, 70% (30% to 90%) of 50 images." in printed
     assert "Least is known about on: off: from 50 photos of 12 objects" in text and "of 100 it gets 30 to 90" in text
 
 
