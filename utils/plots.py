@@ -104,6 +104,12 @@ def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
+    steps = gap * np.arange(len(values))
+    return np.maximum.accumulate(values - steps) + steps
+
+
 def intervals(
     scores: pd.DataFrame, colors: Sequence[str] = COLORS[:1], number: str = "{:.3f}", ax: Axes | None = None
 ) -> Axes:

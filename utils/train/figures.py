@@ -5,13 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.plots import COLORS, intervals
-
-
-def _apart(values: np.ndarray, gap: float) -> np.ndarray:
-    """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
-    steps = gap * np.arange(len(values))
-    return np.maximum.accumulate(values - steps) + steps
+from utils.plots import COLORS, apart, intervals
 
 
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
@@ -29,7 +23,7 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
     }
     top = max(1, epochs.max().max())
     ends = epochs.iloc[-1].sort_values().dropna()  # epoch 0 has no training loss
-    for name, height in zip(ends.index, _apart(ends.to_numpy(), 0.09 * top), strict=True):
+    for name, height in zip(ends.index, apart(ends.to_numpy(), 0.09 * top), strict=True):
         label, style, color = lines[name]
         ax.plot(epochs.index, epochs[name], style, color=color)
         ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
