@@ -1,6 +1,7 @@
 """Figures from arrays: every function draws into `ax` (default: the current axes) and returns it."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -45,12 +46,15 @@ def bars(amounts: pd.Series, highlight: Sequence[str] = (), ax: Axes | None = No
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
     """Lay images (H, W, 3) out in one axes, row by row, each below its title of one line or more."""
     ax = ax or plt.gca()
+    rows, points = math.ceil(len(images) / columns) or 1, 72 / ax.figure.dpi  # of a pixel
+    width, height = ax.bbox.width / columns * points, ax.bbox.height / rows * points  # at hand for a cell
+    fitting = max(12, int(min(width, height / 1.2) / 4.5))  # letters of 7 points beside each other
+    titles = ["\n".join(textwrap.fill(line, fitting) for line in title.split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     letters = max((len(line) for title in titles for line in title.split("\n")), default=1)
-    rows, title_height = math.ceil(len(images) / columns) or 1, 0.14 * lines  # in units of a cell's width
+    title_height = max(0.14, 11 / width) * lines  # in units of a cell's width
     row_height = 0.86 + title_height
-    cell = min(ax.bbox.width / columns, ax.bbox.height / rows / row_height) * 72 / ax.figure.dpi  # points
-    font_size = np.clip(1.7 * cell / letters, 4, 8)  # a long title has to fit
+    font_size = np.clip(1.5 * min(width, height / row_height) / letters, 5, 8)  # a long title has to fit
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(position, columns)
         top = row * row_height + title_height

@@ -49,7 +49,7 @@ def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes
     ax.plot([0, 1], [0, 1], color="black", lw=0.8)
     for (name, table), color in zip(tables.items(), (COLORS[7], COLORS[0]), strict=False):
         ax.plot(table["confidence"], table["accuracy"], "o-", color=color, label=name)
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False)
     least = min(table[["confidence", "accuracy"]].min().min() for table in tables.values()) - 0.05
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1.02), ylim=(least, 1.02))
     return ax
