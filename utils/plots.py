@@ -48,7 +48,7 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     ax = ax or plt.gca()
     rows, points = math.ceil(len(images) / columns) or 1, 72 / ax.figure.dpi  # of a pixel
     width, height = ax.bbox.width / columns * points, ax.bbox.height / rows * points  # at hand for a cell
-    fitting = max(12, int(min(width, height / 1.2) / 4.5))  # letters of 7 points beside each other
+    fitting = max(12, int(min(width, height / 1.2) / 5.2))  # letters of 7 points beside each other
     titles = ["\n".join(textwrap.fill(line, fitting) for line in title.split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     letters = max((len(line) for title in titles for line in title.split("\n")), default=1)
@@ -121,9 +121,9 @@ def intervals(
     ax = ax or plt.gca()
     for position, (score, low, high) in enumerate(scores[["score", "low", "high"]].to_numpy()):
         color = colors[position % len(colors)]
-        ax.plot([low, high], [position, position], color=color, lw=2)
-        ax.plot(score, position, "o", color=color, ms=7)
+        ax.plot([low, high], [position, position], color=color, lw=2, clip_on=False)
+        ax.plot(score, position, "o", color=color, ms=7, clip_on=False)
         ax.annotate(number.format(score), (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
     ax.set_yticks(range(len(scores)), scores.index)
-    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(scores["low"].min() - 0.05, 1.02))
+    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(scores["low"].min() - 0.05, 1))
     return ax

@@ -87,5 +87,6 @@ def learning_curve(measured: list[dict], extended: list[dict], ax: Axes | None =
     ax.set_xticks([*measured["images"], *extended["images"][1:]], ticks)
     ax.set_xticks([], minor=True)
     ax.set(xlabel="images per class to train on", ylabel="macro-F1 on groups never seen")
-    ax.set_ylim(top=1.02)
+    bottom, _ = ax.set_ylim(top=1.02)
+    ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= 1])  # none above a perfect score
     return ax
