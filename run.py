@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -192,11 +193,11 @@ def read_settings(arguments: argparse.Namespace) -> dict:
     if folder:
         if not folder.is_dir():
             sys.exit(f"run.py: --data {folder}: no such folder. Give one that holds a folder of images per class")
-        settings["DATA"] = str(folder.resolve())
+        settings["DATA"] = as_typed(folder)
     if arguments.labels:
         if not arguments.labels.is_file():
             sys.exit(f"run.py: --labels {arguments.labels}: no such file. Give a table with columns of file and class")
-        settings["LABELS"] = str(arguments.labels.resolve())
+        settings["LABELS"] = as_typed(arguments.labels)
     name = str(arguments.name or settings.get("NAME") or (folder.resolve().name if folder else ""))
     if Path(name).name != name or name == "..":
         sys.exit(f"run.py: --name {name}: a plain name is needed, not a path")
@@ -212,6 +213,14 @@ def read_settings(arguments: argparse.Namespace) -> dict:
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")
     return settings
+
+
+def as_typed(path: Path) -> str:
+    """Write a path as notebooks read it, from the project: no more of a private folder's name than was typed."""
+    whole = path.resolve()
+    if whole.is_relative_to(ROOT):
+        return whole.relative_to(ROOT).as_posix()
+    return str(path if path.is_absolute() or Path.cwd() == ROOT else whole)
 
 
 def literal(text: str) -> object:
@@ -390,7 +399,7 @@ def run_pip(arguments: list[str], patience: float = 0) -> int:
 
 def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
     """Execute the notebooks in order into `folder`, a line for each, and print the result; → exit code."""
-    results = prepare_places(settings, folder)
+    results, begun = prepare_places(settings, folder), time.perf_counter()
     for name in NOTEBOOKS:
         print(f"{name:16}", end="", flush=True)
         started = time.perf_counter()
@@ -398,10 +407,11 @@ def run_notebooks(settings: dict, folder: Path, quick: bool = False) -> int:
             print(f"stopped\n\n{failure}", file=sys.stderr)
             return 1
         report = json.loads((results / "report.json").read_text(encoding="utf-8"))
-        print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report)}")
+        print(f"{time.perf_counter() - started:5.0f} s   {headline(name, report).lstrip()}")
+    print(f"{'all four':16}{time.perf_counter() - begun:5.0f} s")
     print_result(report, settings.get("NAME", ""), folder, results)
     if quick:
-        print(f"\n{textwrap.fill(LEFT_OUT, WIDTH)}")
+        print(f"\n{wrap(LEFT_OUT)}")
     return 0
 
 
@@ -435,12 +445,21 @@ def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str
     try:
         run_cells(notebook)
     except CellExecutionError as error:
-        failure = f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else str(error)
+        failure = f"{name}.ipynb: {error.evalue}" if error.ename == "InputError" else describe(error, target)
     except DeadKernelError:
         failure = f"{name}.ipynb: the Python process died, most likely because memory ran out"
     drop_progress_bars(notebook)
     write_whole(target, nbformat.writes(notebook) + "\n")
     return failure
+
+
+def describe(error: Exception, target: Path) -> str:
+    """Give a cell's error in full, without the colors of a terminal, and say what it means to who ran it."""
+    meaning = (
+        f"run.py: {target.name} stopped at the cell above. That is a fault of the program, most likely, not of your "
+        f"photos: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
+    )
+    return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + wrap(meaning)
 
 
 def prepare(notebook, settings: dict) -> None:
@@ -453,7 +472,8 @@ def prepare(notebook, settings: dict) -> None:
     known = known_settings(notebook)
     lines = [f"{name} = {value!r}" for name, value in settings.items() if name in known]
     if lines:
-        cell = new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+        said = "# set on the command line, instead of what stands above"
+        cell = new_code_cell("\n".join([said, *lines]), metadata={"tags": ["injected-parameters"]})
         notebook.cells.insert(parameters_cell(notebook) + 1, cell)
 
 
@@ -511,10 +531,17 @@ def is_progress_bar(output: dict) -> bool:
 
 
 def headline(name: str, report: dict) -> str:
-    """Say in a line what a notebook found."""
+    """Say in a few lines what a notebook found, each below the first one's beginning."""
     from utils.report import render
 
-    return render("headline.txt", notebook=name, report=report)
+    indent = " " * 26  # of the notebook's name and its seconds
+    return wrap(render("headline.txt", notebook=name, report=report), initial_indent=indent, subsequent_indent=indent)
+
+
+def wrap(text: str, **indents: str) -> str:
+    """Break lines that are too long, but no name of a file."""
+    whole = {"break_long_words": False, "break_on_hyphens": False} | indents
+    return "\n".join(textwrap.fill(line, WIDTH, **whole) for line in text.splitlines())
 
 
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
@@ -535,7 +562,7 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     if not suspects:
         del next_steps[3]
     text = render("result.txt", report=report, next_steps=next_steps, width=max(len(how) for _, how in next_steps))
-    print("\n" + "\n".join(textwrap.fill(line, WIDTH) if line else "" for line in text.splitlines()))
+    print(f"\n{wrap(text)}")
 
 
 def use_run(arguments: argparse.Namespace, name: str, data: str) -> int:

@@ -249,7 +249,9 @@ def test_a_hint_is_given_only_beyond_doubt_and_says_what_it_costs():
     found = {"mine": {"predictions": bad.tolist(), **cost}, "theirs": {"predictions": better.tolist(), **slow}}
     compared = networks.tabulate(found, photos)
     hint = networks.describe_hint("mine", networks.compare_with(compared, "mine", found, photos))
-    assert re.match(r"Try `--arch theirs`: about 23 points better \(1\d to 3\d\) than mine, 12 times slower", hint)
+    assert re.match(
+        r"Try `--arch theirs`: about 23 points better \(1\d to 3\d\) than mine, 12 times slower in this run", hint
+    )
     assert not networks.describe_hint("theirs", networks.compare_with(compared, "theirs", found, photos))
 
 

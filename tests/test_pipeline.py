@@ -1,6 +1,8 @@
 """The four notebooks, end to end, as a user runs them."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,15 +45,29 @@ def test_prints_a_line_per_notebook_a_table_and_a_verdict(result):
     lines = result.stdout.splitlines()
     for name in ("EDA", "train", "onnx_quant", "compare_models", "pytorch", "onnx", "int8", "Use"):
         assert any(line.startswith(name) for line in lines), f"no line for {name} in\n{result.stdout}"
+    assert not [line for line in lines if len(line) > 100]
 
 
 def test_names_all_bad_files_and_uses_the_good_ones(project, result):
     dataset = read_report(project, "mine")["dataset"]
     assert {bad["path"] for bad in dataset["refused"]} == {"tomato/cut.jpg", "사과/notes.jpg"}
-    assert all(f"refused: {bad['path']}: {bad['reason']}" in result.stdout for bad in dataset["refused"])
-    assert dataset["skipped"] == {".mov": 1} and "skipped, as no images: .mov 1" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert all(f"refused: {bad['path']}: {bad['reason']}" in said for bad in dataset["refused"])
+    assert dataset["skipped"] == {".mov": 1} and "skipped, as no images: .mov 1" in said
     assert dataset["classes"] == COUNTS
     assert dataset["minority"] == ["tomato"]
+
+
+def test_code_of_the_card_says_of_a_photo_what_predict_says(project, result, photos, tmp_path):
+    folder = project / "checkpoints" / "mine"
+    (code,) = re.findall(r"```python\n(.+?)```", (folder / "MODEL_CARD.md").read_text(encoding="utf-8"), re.DOTALL)
+    for file in folder.glob("*_deploy.onnx"):
+        shutil.copy(file, tmp_path)
+    photo = shutil.copy(photos / "cherry pie" / "000.jpg", tmp_path / "photo.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    name, probability = done.stdout.rsplit(maxsplit=1)
+    said = run_py(project, "predict", str(photo), "--name", "mine").stdout.split("\t")
+    assert (name, f"{float(probability):.1%}") == (said[1], said[2].strip()), done.stderr
 
 
 def test_report_has_what_others_rely_on(project, result):
@@ -153,7 +169,7 @@ def test_one_fruit_per_class_is_called_what_it_is(project):
     assert "Left out by --quick" in done.stdout and "learning_curve" not in report["train"]
     check_fruit(report)
     assert report["train"]["test_macro_f1"] == 1.0
-    assert "the scores say little" in done.stdout
+    assert "the scores say little" in " ".join(done.stdout.split())
 
 
 def film_folder(folder: Path) -> Path:

@@ -1,5 +1,7 @@
 """Figures show what they are given, whatever characters the names of classes have."""
 
+from itertools import combinations
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 from utils import plots
 from utils.compare_models.figures import flips
 from utils.compare_models.paired import measure_shift
+from utils.eda.figures import scatter
 
 NAMES = ["$5 and $10", "a$\\frac$", "b$_2$", r"\$"]
 
@@ -47,3 +50,24 @@ def test_ticks_of_logarithmic_axes_are_plain_numbers():
     shift = measure_shift(logits, logits + generator.normal(0, 0.01, size=(50, 3)), np.arange(50))
     texts = drawn_texts(flips(shift))
     assert not [text for text in texts if "$" in text] and {"0.01", "1"} <= set(texts)
+
+
+def overlapping(texts: list) -> list[tuple[str, str]]:
+    """List the pairs of texts that cover each other."""
+    texts[0].figure.canvas.draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    return [(one, two) for (one, box), (two, other) in combinations(boxes, 2) if box.overlaps(other)]
+
+
+def test_long_titles_of_pictures_stay_legible_and_beside_each_other():
+    titles = ["MT_Blowhole: “nematode, nematode worm, roundworm” 95%"] * 12
+    _, ax = plt.subplots(figsize=(9, 4))
+    plots.image_grid([np.zeros((4, 4, 3), np.uint8)] * 12, titles, 6, ax=ax)
+    assert min(text.get_fontsize() for text in ax.texts) >= 6 and not overlapping(ax.texts)
+
+
+def test_names_of_classes_that_lie_upon_each_other_can_be_read():
+    names = pd.Series(["MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Free", "MT_Uneven"] * 30)
+    _, ax = plt.subplots(figsize=(6.5, 5.5))
+    scatter(np.random.default_rng(0).normal(size=(180, 4)), names, ax=ax)
+    assert len(ax.texts) == 6 and not overlapping(ax.texts)

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and docs/ say is so."""
 
 import json
 import re
@@ -14,10 +14,8 @@ from tools import update_readme
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_table_and_plots_are_those_of_the_committed_notebooks():
+def test_table_and_findings_are_those_of_the_committed_notebooks():
     assert update_readme.update(README) == README, "stale: python tools/update_readme.py"
-    for name in update_readme.PLOTS:
-        assert (ROOT / "docs" / name).read_bytes() == update_readme.plot(name), f"docs/{name} is stale"
 
 
 def write_notebook(path: Path, *tags: str) -> None:
@@ -38,18 +36,21 @@ def test_marks_are_filled_from_tagged_cells_whatever_the_headings_say(tmp_path, 
         "a\n<!-- results -->\n### result-table \\1\n\nverdict \\1.\n<!-- end -->\nb\n"
         "<!-- training -->\n### takeaways \\1\n<!-- end -->\nc\n"
     )
-    with pytest.raises(SystemExit, match="compare_models.ipynb has no cell tagged trade-off"):
-        update_readme.plot("trade_off.png")
+    write_notebook(tmp_path / "compare_models.ipynb", "verdict")
+    with pytest.raises(SystemExit, match="compare_models.ipynb has no cell tagged result-table"):
+        update_readme.update(before)
 
 
 def test_use_from_your_own_notebook(project, embedded):
-    (snippet,) = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
+    text = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
     *lines, last = snippet.strip().splitlines()
     (project / "mine.py").write_text("\n".join([*lines, f"print({last})"]), encoding="utf-8")
     done = subprocess.run([sys.executable, "mine.py"], cwd=project, capture_output=True, encoding="utf-8")
     assert done.stdout.strip() in {"apple", "cherry", "tomato"}, done.stderr
 
 
-def test_every_file_it_names_exists():
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_every_file_it_names_exists(page):
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
+        assert ((ROOT / page).parent / link).exists(), link

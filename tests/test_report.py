@@ -23,6 +23,9 @@ PAIR = {
 }
 
 
+PREPROCESSING = {"image_size": 64, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
 def comparison(ship: str = "onnx") -> dict:
     summary = pd.DataFrame(
         {"score": [0.9, 0.89], "low": [0.8, 0.79], "high": [0.97, 0.96], "bytes": [146_000, 48_000]}, ["onnx", "int8"]
@@ -59,12 +62,11 @@ def card(run) -> tuple[dict, str]:
 
 
 @pytest.mark.parametrize("ship", ["onnx", "int8"])
-def test_card_has_the_front_matter_of_the_hub_with_both_scores_and_the_one_to_quote_first(run, ship):
+def test_card_has_the_front_matter_of_the_hub_with_the_score_to_quote(run, ship):
     update_report(run, "comparison", comparison(ship))
     front, text = card(run)
-    quoted, result = front["model-index"][0]["results"]
-    assert quoted["metrics"][0]["value"] == 0.88 and quoted["dataset"]["split"] == "all, out of fold"
-    assert result["metrics"][0]["value"] == read_report(run)["comparison"]["models"][ship]["macro_f1"]
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.88 and result["dataset"]["split"] == "all, out of fold"
     assert result["task"]["type"] == front["pipeline_tag"] == "image-classification"
     assert result["dataset"]["name"] == "사과, on: off"
     assert ("int8" in front["tags"]) == (ship == "int8")
@@ -176,8 +178,33 @@ def test_card_says_what_the_report_says(run):
 def test_card_says_where_a_file_may_be_used(run):
     found = [("here", "int8", 1.0), ("there", "int8", 0.9), ("there", "onnx", 1.0)]
     rows = [dict(zip(("runtime", "file", "agreement"), row, strict=True)) for row in found]
-    extend_report(run, "comparison", {"runtimes": rows})
-    assert "other runtimes: here. **In there, int8 gives another prediction on 10.0% of the images" in card(run)[1]
+    known = {"ci95": [0.8, 1.0], "latency_ratio": [0.5, 0.4, 0.6]}
+    extend_report(run, "comparison", {"runtimes": [row | known for row in rows]})
+    text = card(run)[1]
+    assert "| here | int8 | 100.0% (80.0% to 100.0%) | 0.50 |" in text
+    assert text.count("Do not use") == 1
+    assert "**Do not use int8 in there: it gives another prediction on 10.0% of the images.**" in text
+
+
+def test_card_says_how_good_the_model_is_by_class_and_of_which_class_least_is_known(run):
+    row = {"precision": 0.9, "recall": 0.8, "images": 254, "groups": 30}
+    ends = {"recall low": 0.7, "recall high": 0.9, "precision low": 0.85, "precision high": 0.95}
+    wide = row | ends | {"recall": 0.7, "recall low": 0.3, "images": 50, "groups": 12}
+    extend_report(run, "train", {"oof_per_class": {"사과": row | ends, "on: off": wide}})
+    text = card(run)[1]
+    assert "| 사과 | 254 | 80% (70% to 90%) | 90% (85% to 95%) |" in text
+    printed = render("result.txt", report=read_report(run), next_steps=[], width=0)
+    assert "Worst recognized: on: off, 70% (30% to 90%) of 50 images." in printed
+    assert "Least is known about on: off: from 50 photos of 12 objects" in text and "of 100 it gets 30 to 90" in text
+
+
+def test_card_lists_the_files_that_are_there_with_their_bytes(run):
+    update_report(run, "comparison", comparison() | {"preprocessing": PREPROCESSING})
+    (run / "conv_net_deploy.onnx").write_bytes(b"0" * 1234)
+    text = card(run)[1]
+    assert "| `conv_net_deploy.onnx` | 1,234 | `image`: a photo, uint8 (batch, 64, 64, 3), RGB, upright |" in text
+    assert "| `conv_net.onnx` | 146,000 | `input`: float32 (batch, 3, 64, 64), normalized |" in text
+    assert 'InferenceSession("conv_net_deploy.onnx")' in text
 
 
 def test_card_says_what_was_corrected_by_hand(run):

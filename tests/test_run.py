@@ -4,9 +4,11 @@ import ast
 import shutil
 import subprocess
 import venv
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_project, fill_folder, run_py
+from nbclient.exceptions import CellExecutionError
 
 import run
 
@@ -31,6 +33,27 @@ def test_option_that_makes_no_sense(project, arguments, sentence):
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_folder_stands_in_a_notebook_as_it_was_typed_or_below_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(run.ROOT)
+    for typed, written in {
+        "data/train": "data/train",
+        str(run.ROOT / "data" / "train"): "data/train",
+        "../photos": str(Path("../photos")),
+        str(tmp_path): str(tmp_path),
+    }.items():
+        assert run.as_typed(Path(typed)) == written
+    monkeypatch.chdir(tmp_path)
+    assert run.as_typed(Path("photos")) == str(tmp_path.resolve() / "photos"), "notebooks start in the project"
+
+
+def test_error_of_a_cell_is_shown_in_full_without_colors_and_says_what_it_means():
+    error = CellExecutionError("x = 1 / 0\n\x1b[31mZeroDivisionError\x1b[39m: by zero", "ZeroDivisionError", "by zero")
+    said = run.describe(error, run.ROOT / "runs" / "mine" / "train.ipynb")
+    assert "x = 1 / 0\nZeroDivisionError: by zero\n" in said
+    assert "train.ipynb stopped at the cell above" in said
+    assert f"{Path('runs/mine/train.ipynb')} shows how far it came" in " ".join(said.split())
 
 
 def test_lab_takes_the_options_of_jupyterlab(project):

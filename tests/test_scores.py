@@ -82,6 +82,7 @@ def test_labels_that_mean_nothing_give_chance(known):
 def predictions() -> pd.DataFrame:
     """Two right predictions, of which one is unsure, and two mistakes; no image of a tomato."""
     part = pd.DataFrame({"path": list("abcd"), "class": ["apple", "apple", "cherry", "cherry"]}, index=[9, 5, 7, 2])
+    part["group"] = list("wxyz")
     probabilities = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.3, 0.7, 0.0], [0.1, 0.1, 0.8]])
     return ranked_predictions(part, probabilities, CLASSES)
 

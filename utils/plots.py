@@ -1,6 +1,7 @@
 """Figures from arrays: every function draws into `ax` (default: the current axes) and returns it."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -33,24 +34,27 @@ def use_style() -> None:
     )
 
 
-def bars(amounts: pd.Series, highlight: Sequence[str] = (), unit: str = "images", ax: Axes | None = None) -> Axes:
+def bars(amounts: pd.Series, highlight: Sequence[str] = (), ax: Axes | None = None) -> Axes:
     """Draw a bar with its number for each row; the rows named by `highlight` have a color of their own."""
     ax = ax or plt.gca()
     colors = [COLORS[1] if name in highlight else COLORS[0] for name in amounts.index]
     ax.bar_label(ax.barh(amounts.index, amounts, color=colors), padding=3)
-    ax.set(xlabel=unit, xlim=(0, amounts.max() * 1.12), ylim=(len(amounts) - 0.4, -0.6))
+    ax.set(xlabel="images", xlim=(0, amounts.max() * 1.12), ylim=(len(amounts) - 0.4, -0.6))
     return ax
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, ax: Axes | None = None) -> Axes:
     """Lay images (H, W, 3) out in one axes, row by row, each below its title of one line or more."""
     ax = ax or plt.gca()
+    rows, points = math.ceil(len(images) / columns) or 1, 72 / ax.figure.dpi  # of a pixel
+    width, height = ax.bbox.width / columns * points, ax.bbox.height / rows * points  # at hand for a cell
+    fitting = max(12, int(min(width, height / 1.2) / 5.2))  # letters of 7 points beside each other
+    titles = ["\n".join(textwrap.fill(line, fitting) for line in title.split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     letters = max((len(line) for title in titles for line in title.split("\n")), default=1)
-    rows, title_height = math.ceil(len(images) / columns), 0.14 * lines  # in units of a cell's width
+    title_height = max(0.14, 11 / width) * lines  # in units of a cell's width
     row_height = 0.86 + title_height
-    cell = min(ax.bbox.width / columns, ax.bbox.height / rows / row_height) * 72 / ax.figure.dpi  # points
-    font_size = np.clip(1.7 * cell / letters, 4, 8)  # a long title has to fit
+    font_size = np.clip(1.5 * min(width, height / row_height) / letters, 5, 8)  # a long title has to fit
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(position, columns)
         top = row * row_height + title_height
@@ -104,6 +108,12 @@ def table(values: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
+    steps = gap * np.arange(len(values))
+    return np.maximum.accumulate(values - steps) + steps
+
+
 def intervals(
     scores: pd.DataFrame, colors: Sequence[str] = COLORS[:1], number: str = "{:.3f}", ax: Axes | None = None
 ) -> Axes:
@@ -111,9 +121,9 @@ def intervals(
     ax = ax or plt.gca()
     for position, (score, low, high) in enumerate(scores[["score", "low", "high"]].to_numpy()):
         color = colors[position % len(colors)]
-        ax.plot([low, high], [position, position], color=color, lw=2)
-        ax.plot(score, position, "o", color=color, ms=7)
+        ax.plot([low, high], [position, position], color=color, lw=2, clip_on=False)
+        ax.plot(score, position, "o", color=color, ms=7, clip_on=False)
         ax.annotate(number.format(score), (score, position), xytext=(0, 7), textcoords="offset points", ha="center")
     ax.set_yticks(range(len(scores)), scores.index)
-    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(min(0.5, scores["low"].min() - 0.02), 1.02))
+    ax.set(ylim=(len(scores) - 0.5, -0.6), xlim=(scores["low"].min() - 0.05, 1))
     return ax

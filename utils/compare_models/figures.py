@@ -12,8 +12,6 @@ from utils import plots
 from utils.compare_models.paired import Shift, flip_ratios
 from utils.plots import COLORS, MODEL_COLORS
 
-OTHER_MODELS = COLORS[3:7]
-LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # of a legend
 use_style = plots.use_style  # the notebook draws with this module alone
 
@@ -21,12 +19,13 @@ use_style = plots.use_style  # the notebook draws with this module alone
 def model_colors(names: Sequence[str]) -> list[str]:
     """Give each model its color, the same everywhere."""
     others = [name for name in names if name not in MODEL_COLORS]
-    return [MODEL_COLORS.get(name) or OTHER_MODELS[others.index(name) % len(OTHER_MODELS)] for name in names]
+    return [MODEL_COLORS.get(name) or COLORS[3 + others.index(name) % 4] for name in names]
 
 
 def quality(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw macro-F1 with its interval, a row of `scores` (score, low, high) for each model, and for the folds."""
-    ax = plots.intervals(scores, model_colors(scores.index), ax=ax)
+    parts = [name if name == "out of fold" else f"{name}, test part" for name in scores.index]
+    ax = plots.intervals(scores.set_axis(parts), model_colors(scores.index), ax=ax)
     ax.set(xlabel="macro-F1, 95 % interval")
     return ax
 
@@ -55,16 +54,16 @@ def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     high = 1.5 * max(margins.max(), moves.max())
     low = high / 1e4
     margins, moves = np.maximum(margins, low), np.maximum(moves, low)  # what moved away from all lies at the bottom
-    for chosen, name, size in ((~flipped, "onnx", 8), (flipped, "int8", 40)):
-        ax.scatter(margins[chosen], moves[chosen], size, MODEL_COLORS[name], alpha=0.6, lw=0)
     ax.plot([low, high], [low, high], color="black", lw=1)
+    ax.scatter(margins[~flipped], moves[~flipped], 8, MODEL_COLORS["onnx"], alpha=0.6, lw=0)
+    ax.scatter(margins[flipped], moves[flipped], 50, MODEL_COLORS["int8"], edgecolors="black", zorder=3)
     label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
-    ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top", bbox=LABEL_BOX)
-    ax.set(xscale="log", yscale="log", ylim=(low * 0.8, high), xlim=(margins.min() * 0.8, high))
+    ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top")
+    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
+    ax.set(xscale="log", yscale="log", ylim=(low * 0.6, high), xlim=(margins.min() * 0.6, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
-    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
     return ax
 
 
@@ -79,12 +78,11 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(batch, rows["p50"] / batch, "o-", color=color, label=name)
     ax.legend(ncols=4, **ABOVE)
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
+    ax.set(yscale="log", xlabel="images a call", ylabel="ms an image (median)")
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.set(xlabel="images a call", ylabel="ms an image (median)")
     return ax
 
 
@@ -103,35 +101,20 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def trade_off(models: pd.DataFrame, budget: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw macro-F1 with its interval against latency in ms; a marker's area is the file's size.
+def trade_off(models: pd.DataFrame, budget: tuple[float, float], axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Draw macro-F1, ms for one image and kB of each model, in three `axes` side by side.
 
-    `models` has one row per model: latency_ms, score, low, high, bytes. `budget` is what the replacement may take at
-    most and must score at least (ms, macro-F1); what keeps it is shaded.
+    `models` has one row per model: score, low, high, latency_ms, latency_low, latency_high, bytes. `budget` is what the
+    replacement may take at most and must score at least (ms, macro-F1): the dotted lines.
     """
-    ax = ax or plt.gca()
-    colors = dict(zip(models.index, model_colors(models.index), strict=True))
-    bottom, slowest = models["low"].min(), models["latency_ms"].max()
-    if budget:
-        _shade(ax, *budget)
-    labels_above = models["score"].mean() < (bottom + 1) / 2  # they go where there is room
-    before, step = -np.inf, 0
-    for name, row in models.sort_values("latency_ms").iterrows():
-        ax.plot([row["latency_ms"]] * 2, [row["low"], row["high"]], color=colors[name], lw=1.5)
-        area = 700 * row["bytes"] / models["bytes"].max()
-        ax.scatter(row["latency_ms"], row["score"], s=area, color=colors[name], alpha=0.6)
-        step = step + 1 if row["latency_ms"] - before < 0.25 * slowest else 0  # apart, where latencies are close
-        before = row["latency_ms"]
-        height = 18 + 30 * step if labels_above else -44 - 30 * step
-        label = {"xytext": (8, height), "textcoords": "offset points", "color": colors[name], "bbox": LABEL_BOX}
-        ax.annotate(f"{name}\n{row['bytes'] / 1000:,.0f} kB", (before, row["score"]), **label)
-    ax.set(xlabel="latency of one image, ms (median)", ylabel="macro-F1, test part", ylim=(bottom - 0.05, 1.05))
-    ax.set_xlim(0, 1.35 * slowest)
-    return ax
-
-
-def _shade(ax: Axes, latency: float, score: float) -> None:
-    """Shade what is fast enough and good enough."""
-    ax.fill_between([0, latency], score, 1.1, color=COLORS[2], alpha=0.08, lw=0)
-    ax.plot([0, latency, latency], [score, score, 1.1], color=COLORS[2], lw=1, ls=":")
-    ax.annotate("budget", (0, 1), (4, -12), xycoords="axes fraction", textcoords="offset points", color=COLORS[2])
+    colors, kilobytes = model_colors(models.index), models["bytes"] / 1000
+    plots.intervals(models, colors, ax=axes[0])
+    times = models[["latency_ms", "latency_low", "latency_high"]].set_axis(["score", "low", "high"], axis=1)
+    plots.intervals(times, colors, "{:.2f}", ax=axes[1])
+    axes[2].bar_label(axes[2].barh(range(len(models)), kilobytes, 0.5, color=colors), fmt="{:,.0f}", padding=3)
+    for ax, limit in zip(axes[:2], budget[::-1], strict=True):
+        ax.axvline(limit, color=COLORS[7], lw=1, ls=":")
+    axes[0].set_xlabel("macro-F1, test part")
+    axes[1].set(xlabel="ms for one image", xlim=(0, 1.1 * times["high"].max()))
+    axes[2].set(xlabel="kB", xlim=(0, 1.25 * kilobytes.max()))
+    return axes

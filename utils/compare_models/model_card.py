@@ -1,5 +1,7 @@
 """The model card, written from `report.json` alone, so that it cannot disagree with it."""
 
+import glob
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from utils.config import listing
 from utils.files import whole_file
+from utils.predict import DEPLOYED
 from utils.report import read_report, render
 
 
@@ -36,30 +39,47 @@ def model_entries(summary: pd.DataFrame, latency: pd.DataFrame, processes: pd.Da
 def write_model_card(run: Path) -> None:
     """Write ``MODEL_CARD.md`` of a run, with the metadata that the Hugging Face Hub reads."""
     report = read_report(run)
-    name = report.get("train", {}).get("arch") or report["comparison"]["verdict"]["ship"]
-    classes = report.get("dataset", {}).get("classes", {})
-    text = render("card.md", name=name, classes=classes, report=report)
-    metadata = _metadata(name, listing(classes) or "images in folders", report)
-    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}\n")
+    ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
+    name = train.get("arch") or ship
+    files = {path.name: path.stat().st_size for path in sorted(run.glob(f"{glob.escape(name)}*_deploy.onnx"))}
+    use = f"{name}{DEPLOYED.get(ship)}"
+    text = render(
+        "card.md",
+        report=report,
+        name=name,
+        classes=report.get("dataset", {}).get("classes", {}),
+        deployed=files,
+        use=use if use in files else None,
+        vague=_least_known(train.get("oof_per_class")),
+        made=date.today().isoformat(),
+    )
+    metadata = _metadata(name, report)
     with whole_file(run / "MODEL_CARD.md") as temporary:
-        card.save(temporary)
+        ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}\n").save(temporary)
 
 
-def _metadata(name: str, dataset: str, report: dict) -> ModelCardData:
-    """Describe what ships: its library, its tags, its scores, first the one to quote."""
-    ship = report["comparison"]["verdict"]["ship"]
-    scores = {"test": report["comparison"]["models"][ship]["macro_f1"]}
-    if "oof_macro_f1" in report.get("train", {}):
-        scores = {"all, out of fold": report["train"]["oof_macro_f1"]} | scores
+def _least_known(by_class: dict[str, dict] | None) -> dict | None:
+    """Describe the class whose recall is known least, as the page does: how many of 100 photos are predicted right."""
+    if not by_class:
+        return None
+    name, row = max(by_class.items(), key=lambda item: item[1]["recall high"] - item[1]["recall low"])
+    ends = {end: round(100 * row[f"recall {end}"]) for end in ("low", "high")}
+    return {"name": name, "images": row["images"], "groups": row["groups"]} | ends
+
+
+def _metadata(name: str, report: dict) -> ModelCardData:
+    """Describe what ships: its library, its tags, and the score to quote, out of fold if there are folds."""
+    ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
+    part = "all, out of fold" if "oof_macro_f1" in train else "test"
+    score = train.get("oof_macro_f1", report["comparison"]["models"][ship]["macro_f1"])
+    dataset = listing(report.get("dataset", {}).get("classes", {})) or "images in folders"
     kind = {"task_type": "image-classification", "dataset_type": "imagefolder", "dataset_name": dataset}
-    metric = {"metric_type": "f1", "metric_name": "macro-F1"}
+    metric = {"metric_type": "f1", "metric_name": "macro-F1", "metric_value": round(score, 4)}
     return ModelCardData(
         library_name="pytorch" if ship == "pytorch" else "onnx",
         pipeline_tag="image-classification",
         tags=["image-classification", "int8"] if ship == "int8" else ["image-classification"],
         metrics=["f1"],
         model_name=name,
-        eval_results=[
-            EvalResult(dataset_split=split, metric_value=score, **kind, **metric) for split, score in scores.items()
-        ],
+        eval_results=[EvalResult(dataset_split=part, **kind, **metric)],
     )

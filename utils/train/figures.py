@@ -5,13 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.plots import COLORS, intervals
-
-
-def _apart(values: np.ndarray, gap: float) -> np.ndarray:
-    """Move ascending values up until they are `gap` apart, so that labels do not overlap."""
-    steps = gap * np.arange(len(values))
-    return np.maximum.accumulate(values - steps) + steps
+from utils.plots import COLORS, apart, intervals
 
 
 def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
@@ -29,15 +23,14 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
     }
     top = max(1, epochs.max().max())
     ends = epochs.iloc[-1].sort_values().dropna()  # epoch 0 has no training loss
-    for name, height in zip(ends.index, _apart(ends.to_numpy(), 0.09 * top), strict=True):
+    for name, height in zip(ends.index, apart(ends.to_numpy(), 0.09 * top), strict=True):
         label, style, color = lines[name]
         ax.plot(epochs.index, epochs[name], style, color=color)
         ax.annotate(label, (epochs.index[-1], height), (8, 0), textcoords="offset points", color=color, va="center")
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
-    side = "right" if best else "left"  # of epoch 0, so that the label stays inside
-    ax.annotate(f" kept: epoch {best} ", (best, 0.5), ha=side, color=COLORS[1])
+    ax.annotate(f"kept: epoch {best}", (best, 1.12 * top), ha="center", color=COLORS[1], annotation_clip=False)
     ax.set_xticks(epochs.index)
-    ax.set(xlabel="epoch", ylim=(0, 1.1 * top))
+    ax.set(xlabel="epoch", ylim=(-0.05 * top, 1.1 * top))
     return ax
 
 
@@ -50,21 +43,15 @@ def differences(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def score_caption(section: dict, name: str) -> str:
-    """Write macro-F1 with its 95 % interval, as the report's section has it under `name`: oof or test."""
-    low, high = section[f"{name}_macro_f1_ci95"]
-    part = {"oof": "out of fold", "test": "test part"}[name]
-    return f"{part}: macro-F1 {section[f'{name}_macro_f1']:.3f} ({low:.3f} to {high:.3f})"
-
-
 def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """Draw accuracy against confidence, a line per table (confidence, accuracy), and the diagonal that is right."""
     ax = ax or plt.gca()
     ax.plot([0, 1], [0, 1], color="black", lw=0.8)
     for (name, table), color in zip(tables.items(), (COLORS[7], COLORS[0]), strict=False):
         ax.plot(table["confidence"], table["accuracy"], "o-", color=color, label=name)
-    ax.legend(frameon=False, loc="upper left")
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.legend(frameon=False)
+    least = min(table[["confidence", "accuracy"]].min().min() for table in tables.values()) - 0.05
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1.02), ylim=(least, 1.02))
     return ax
 
 
@@ -100,5 +87,6 @@ def learning_curve(measured: list[dict], extended: list[dict], ax: Axes | None =
     ax.set_xticks([*measured["images"], *extended["images"][1:]], ticks)
     ax.set_xticks([], minor=True)
     ax.set(xlabel="images per class to train on", ylabel="macro-F1 on groups never seen")
-    ax.set_ylim(top=1.02)
+    bottom, _ = ax.set_ylim(top=1.02)
+    ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= 1])  # none above a perfect score
     return ax

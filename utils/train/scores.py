@@ -1,6 +1,7 @@
 """Scores of what was trained: out of fold, beside a plain baseline, on the test part, and class by class."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from utils.cross_validation import LINEAR, OutOfFold, fit_and_predict, fold_parts
 from utils.features import compact, last_block
-from utils.intervals import macro_f1_interval, repeated_difference, repeated_score, wilson_interval
+from utils.intervals import macro_f1_interval, repeated_difference, repeated_score, share_interval
 from utils.metrics import macro_f1, prediction_table
 from utils.plots import most_confused
 from utils.train.feature_table import FeatureTable
@@ -98,12 +99,13 @@ def confusion_table(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame
 
 
 def per_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Score each class of a `prediction_table`: precision, recall, f1, images, and Wilson's 95 % intervals."""
+    """Score each class of a `prediction_table`: precision, recall, f1, images, groups, and 95 % intervals by group."""
     truth, predicted = predictions["class"], predictions["prediction"]
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     table = pd.DataFrame(np.array(scores).T, classes, ["precision", "recall", "f1", "images"])
-    for name in classes:
-        hits = ((truth == name) & (predicted == name)).sum()
-        table.loc[name, ["recall low", "recall high"]] = wilson_interval(hits, (truth == name).sum())
-        table.loc[name, ["precision low", "precision high"]] = wilson_interval(hits, (predicted == name).sum())
+    table["groups"] = predictions.groupby("class")["group"].nunique().reindex(classes, fill_value=0)
+    for (kind, column), name in product({"recall": truth, "precision": predicted}.items(), classes):
+        own = predictions[column == name]
+        ends = share_interval(own["correct"].to_numpy(), own["group"].to_numpy()) if len(own) else (0, 1)
+        table.loc[name, [f"{kind} low", f"{kind} high"]] = ends
     return table
