@@ -102,8 +102,6 @@ def test_folders_of_the_same_names_are_pooled_or_taken_for_classes_as_is_said(tm
     folder = trees(tmp_path, "north/cat", "north/dog", "south/cat", "south/dog")
     assert set(classes(folder, split="ours").values()) == {("cat", ""), ("dog", "")}
     assert set(classes(folder, split="absent").values()) == {("north", ""), ("south", "")}
-    with pytest.raises(InputError, match="SPLIT is 'mine': it must be given, ours, absent or None"):
-        read_images(folder, tmp_path, "mine")
 
 
 def test_masks_in_folders_of_their_own_and_images_of_no_class_are_refused(tmp_path):

@@ -47,6 +47,8 @@ def test_every_setting_has_a_kind_that_its_default_fits():
         ("NAME", 2024, "text"),
         ("NAME", None, "text"),
         ("MODELS", ["a.onnx"], "a dictionary"),
+        ("AUGMENT", "some", "one of 'minority', 'none', 'all', 'class weights', 'oversampling', or None"),
+        ("SPLIT", "mine", "one of 'given', 'ours', 'absent', or None"),
         ("TARGET", "phone", "one of 'any', 'here', 'arm64', 'openvino', 'web', 'tensorrt'"),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from bench.notebooks import run_cells
-from utils.config import InputError
+from utils import settings
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model
@@ -55,9 +55,8 @@ def test_every_image_is_there_before_one_is_repeated():
     assert set(positions) == set(range(14)) and (positions[:14] == np.arange(14)).all()
 
 
-def test_a_setting_that_makes_no_sense_is_named():
-    with pytest.raises(InputError, match="AUGMENT 'some': use None or one of minority, none, all, class weights"):
-        choose("some", compared(), ["rare"], CLASSES)
+def test_the_setting_may_name_every_strategy_there_is():
+    assert tuple(strategies([], 0)) == settings.STRATEGIES
 
 
 # --- which one ships

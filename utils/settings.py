@@ -10,6 +10,7 @@ from utils.config import require
 
 ABOVE_ZERO = sys.float_info.min
 TARGETS = ("any", "here", "arm64", "openvino", "web", "tensorrt")  # what INT8 is for
+STRATEGIES = ("minority", "none", "all", "class weights", "oversampling")  # against imbalance
 
 
 class Kind(NamedTuple):
@@ -32,12 +33,14 @@ KINDS = {
     **dict.fromkeys(["ACCURACY", "AGREEMENT", "MACRO_F1_LOSS", "RECALL_LOSS"], SHARE),
     **dict.fromkeys(["MARGIN", "MINORITY_MARGIN", "LEARNING_RATE"], Kind(Real, ABOVE_ZERO, 1)),
     **dict.fromkeys(["DATA", "NAME", "CLUSTER"], TEXT),
-    **dict.fromkeys(["ARCH", "NETWORKS", "GROUPS", "AUGMENT"], Kind(str, none=True)),
-    **dict.fromkeys(["LABELS", "LABEL_COLUMNS", "SPLIT"], Kind(str, none=True)),
+    **dict.fromkeys(["ARCH", "NETWORKS", "GROUPS"], Kind(str, none=True)),
+    **dict.fromkeys(["LABELS", "LABEL_COLUMNS"], Kind(str, none=True)),
     **dict.fromkeys(["MINORITY", "RUNTIMES"], Kind(str, none=True, many=True)),
     **{"SEED": Kind(Integral, 0, 2**31), "FOLDS": Kind(Integral, 3, none=True), "REPEATS": COUNT._replace(none=True)},
     **{"PAIR": TEXT._replace(many=True), "BATCH_SIZES": COUNT._replace(many=True)},
     **{
+        "SPLIT": Kind(str, none=True, choices=("given", "ours", "absent")),
+        "AUGMENT": Kind(str, none=True, choices=STRATEGIES),
         "TARGET": Kind(str, choices=TARGETS),
         "MODELS": Kind(dict),
         "PREPROCESSING": Kind(dict, none=True),
@@ -68,7 +71,7 @@ def _fits(value: object, kind: Kind) -> bool:
 
 def _describe(kind: Kind) -> str:
     if kind.choices:
-        return f"one of {', '.join(map(repr, kind.choices))}"
+        return f"one of {', '.join(map(repr, kind.choices))}" + ", or None" * kind.none
     least = " above 0" if kind.least == ABOVE_ZERO else f", {kind.least} or more"
     bounds = least * (kind.least > -inf) + f" and at most {kind.most}" * (kind.most < inf)
     return "a list, each of it " * kind.many + WORDS[kind.type] + bounds + ", or None" * kind.none

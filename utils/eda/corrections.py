@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.config import InputError, listing, project_path, relative, require
+from utils.config import InputError, listing, project_path, relative
 from utils.eda.labels import list_labelled, plain, read_table
 from utils.eda.probes import label_suspects, outliers
 from utils.files import as_cell, from_cell, whole_file
@@ -31,8 +31,6 @@ def read_images(
     `labels`, those of its `columns` (`list_labelled`). Raises InputError as these and `apply_corrections` do, and when
     the run's results are those of another folder.
     """
-    known = split in (None, "given", "ours", "absent")
-    require(known, f"SPLIT is {split!r}: it must be given, ours, absent or None")
     place = check_folder(run, folder)
     entries = list_labelled(folder, project_path(labels), columns) if labels else list_images(folder, split)
     index, refused, counts = apply_corrections(run, *scan_folder(folder, entries))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utils.config import SEED, listing, require
+from utils.config import SEED
 from utils.cross_validation import fit_and_predict, grouped_folds
 from utils.datasets import ImageDataset
 from utils.intervals import compare_predictions
@@ -45,7 +45,7 @@ class Strategy(NamedTuple):
 
 
 def strategies(minority: Sequence[int], num_classes: int) -> dict[str, Strategy]:
-    """Name the five strategies; the first is that of the original: vary the images of the minority only."""
+    """Name the strategies; the first, by default, is to vary the images of the minority only."""
     return {
         DEFAULT: Strategy("minority only", minority),
         "none": Strategy("none"),
@@ -53,12 +53,6 @@ def strategies(minority: Sequence[int], num_classes: int) -> dict[str, Strategy]
         "class weights": Strategy("class weights", class_weight="balanced"),
         "oversampling": Strategy("oversampling", oversample=True),
     }
-
-
-def check(augment: str | None) -> None:
-    """Stop with a sentence for a setting AUGMENT that names no strategy: InputError."""
-    known = strategies([], 0)
-    require(augment is None or augment in known, f"AUGMENT {augment!r}: use None or one of {listing(known)}")
 
 
 def compare_on(
@@ -125,14 +119,12 @@ def choose(
     """Take the strategy that the setting AUGMENT names or, if that is None, choose one by the table of `compare`.
 
     That is to vary the minority only, unless another strategy is better beyond doubt, or unless variation gives the
-    class away. Returns it, and its `name` and the `reason` for the report. Raises InputError where AUGMENT makes no
-    sense.
+    class away. Returns it, and its `name` and the `reason` for the report.
     """
     classes = list(classes)
-    check(augment)
     known = strategies([classes.index(name) for name in minority], len(classes))
     if augment:
-        key, reason = augment, "given, by AUGMENT or as the embedded example's original had it"
+        key, reason = augment, "given, by AUGMENT or for the embedded example"
     elif compared.empty:
         key, reason = "none", "no class is short of images, so there is nothing to balance"
     else:
