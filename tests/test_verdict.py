@@ -10,7 +10,7 @@ from utils.compare_models.predictor import Predictor
 from utils.compare_models.verdict import Rule, decide
 
 CLASSES = ["apple", "cherry", "tomato"]
-THIS_RUN = "(in this run, on the machine that measured it; other runs differ by 0.1 to 0.2)"
+THIS_RUN = "(in this run, on the machine that measured it; other runs differ by 0.1 to 0.2, on a busy machine by more)"
 SLOWER = f"slower: one image takes 1.20 to 1.50 times as long as with onnx {THIS_RUN}"
 MODELS = pd.DataFrame({"bytes": [100, 40], "latency_ms": [1, 0.5]}, index=["onnx", "int8"])
 
