@@ -97,7 +97,7 @@ def _ready_workers(client: Client) -> None:
     here = _machine()
     others = client.run(_machine)
     if other := [worker for worker, about in others.items() if about != here]:
-        print(f"Another kind of machine: {listing(other)}. Last digits, and INT8 answers, may differ from here.")
+        print(f"Another kind of machine: {listing(other)}. Last digits, and INT8 predictions, may differ from here.")
 
 
 def _machine() -> dict:

@@ -113,7 +113,7 @@ def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float
 
 
 def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a sum of effects (N,), of which few are not 0: what each image's changed answer gains or loses.
+    """95 % interval of a sum of effects (N,), of which few are not 0: what each image's changed prediction gains or loses.
 
     Losses and gains have an interval each, which are joined as those of independent quantities (MOVER, Zou and Donner
     2008). What changes within a group counts as one event. Honest where nothing changed: see `rare_sum_interval`.
@@ -131,19 +131,19 @@ def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> 
 def flip_effects(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """Say what each changed answer, alone, does to macro-F1; → effects (N,), and the largest loss one could cause."""
+    """Say what each changed prediction, alone, does to macro-F1; → effects (N,), and the largest loss one could cause."""
     counts = confusion(labels, first, num_classes)
     hits, total = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)  # F1 of a class is 2 · hits / total
     before = 2 * hits / np.maximum(total, 1)
     left = 2 * (hits[first] - (first == labels)) / np.maximum(total[first] - 1, 1)  # F1 of the class that loses it
     entered = 2 * (hits[second] + (second == labels)) / (total[second] + 1)  # and of the class that gains it
     effects = np.where(first == second, 0, left - before[first] + entered - before[second]) / num_classes
-    # the largest loss: a right answer of the one class that becomes a wrong answer of another class
+    # the largest loss: a right prediction of the one class that becomes a wrong one of another class
     missed = before - 2 * (hits - 1) / np.maximum(total - 1, 1)
     taken = before - 2 * hits / (total + 1)
     losses = np.where(np.eye(num_classes, dtype=bool), 0, missed[:, None] + taken)[hits > 0]
     largest = np.max(losses, initial=0) / num_classes
-    if largest == 0:  # no answer is right, so a loss has no bound but this one
+    if largest == 0:  # no prediction is right, so a loss has no bound but this one
         largest = 1.0
     return effects, float(largest)
 
@@ -159,10 +159,10 @@ def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) 
 def macro_f1_difference_interval(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray
 ) -> tuple[float, float]:
-    """95 % interval of macro-F1(second) − macro-F1(first), paired: both answer the same images.
+    """95 % interval of macro-F1(second) − macro-F1(first), paired: both predict the same images.
 
     The wider one, at each end, of two: the bootstrap by group, both scored on the same resamples, and
-    `paired_interval`. Where few answers differ, the bootstrap knows only those it has seen, and with none it claims
+    `paired_interval`. Where few predictions differ, the bootstrap knows only those it has seen, and with none it claims
     certainty. `bench/intervals.py` measures the coverage.
     """
     weights = resample_weights(labels, groups)

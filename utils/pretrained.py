@@ -47,7 +47,7 @@ def _package(name: str) -> str:
 
 
 def pretrained_classes(arch: str, outputs: int | None = None) -> list[str]:
-    """Name the classes that the pretrained network of `build_model` answers with, or its `outputs` by number."""
+    """Name the classes that the pretrained network of `build_model` predicts, or its `outputs` by number."""
     if arch == "conv_net":
         return load_checkpoint(CHECKPOINTS / "conv_net.pth")["classes"]
     from timm.data import ImageNetInfo, infer_imagenet_subset

@@ -57,7 +57,7 @@ def open_session(
 
 
 def open_to_predict(path: Path, threads: int = THREADS) -> ort.InferenceSession:
-    """Open a file so that its answers are right on this CPU, at the price of speed if it needs that.
+    """Open a file so that its predictions are right on this CPU, at the price of speed if it needs that.
 
     Weights of 8 bits may overflow on x86 CPUs without VNNI, which sum two products in 16 bits (onnxruntime#5849).
     """
@@ -164,6 +164,6 @@ def outdated(version: str = ort.__version__) -> str:
     if tuple(map(int, version.split(".")[:2])) >= (1, 25):
         return ""
     return (
-        f"onnxruntime {version} gives wrong answers from INT8 on CPUs with VNNI or AMX: install 1.25 or newer "
+        f"onnxruntime {version} gives wrong predictions from INT8 on CPUs with VNNI or AMX: install 1.25 or newer "
         "(pip install -U onnxruntime)"
     )

@@ -61,11 +61,11 @@ def distance(features, weight, bias, centers, mean, deviations, rest):
 def write_checked(
     source: Path, target: Path, details: dict, photos: Sequence[Path], expected: np.ndarray
 ) -> tuple[bool, float]:
-    """Write a deployable file that takes photos of any size, or, should its answers differ, of one size alone.
+    """Write a deployable file that takes photos of any size, or, should its predictions differ, of one size alone.
 
-    `expected` (N,) are the answers of `source` to `photos` (N,) as the training's preprocessing prepares them. Returns
-    whether any size will do, and the share of photos with the same answer. A checkpoint whose `details` have a
-    `novelty` gives the file its second output.
+    `expected` (N,) are the predictions of `source` to `photos` (N,) as the training's preprocessing prepares them.
+    Returns whether any size will do, and the share of photos with the same prediction. A checkpoint whose `details`
+    have a `novelty` gives the file its second output.
     """
     agreement = 0.0
     if details["preprocessing"]["interpolation"] in RESIZE:

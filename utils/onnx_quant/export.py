@@ -1,4 +1,4 @@
-"""Export to ONNX: what is done before and after it, and proof that the file gives the answers of torch."""
+"""Export to ONNX: what is done before and after it, and proof that the file gives torch's predictions."""
 
 import copy
 import json

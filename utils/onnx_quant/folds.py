@@ -1,4 +1,4 @@
-"""The whole chain in folds: what fp32 and INT8 answer to images that their network has not been trained on."""
+"""The whole chain in folds: what fp32 and INT8 predict of images that their network was not trained on."""
 
 import copy
 import tempfile
@@ -47,23 +47,23 @@ def load_networks(path: Path, split_hash: str, model: nn.Module, limit: int | No
 
 
 def predict_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
-    """Export and quantize each fold's network, and let both files answer the images that it was not trained on.
+    """Export and quantize each fold's network, and let both files predict the images that it was not trained on.
 
     `networks` are those of train.ipynb's cross-validation. Each is calibrated on `calibration` images, spread evenly
     over those that it may know, so the held-out images shape neither its weights nor its ranges. They have shaped one
     thing: the INT8 recipe was chosen once, on training and validation images of the split. Returns logits (N, C) of
-    ``onnx`` and ``int8``, nan where no network answered.
+    ``onnx`` and ``int8``, nan where no network predicted.
     """
     logits = {}
-    answer = partial(_predict_fold, chain, chain.float_path.read_bytes(), calibration)
-    for held_out, answered in parallel.run(answer, networks, "folds"):
-        for name, rows in answered.items():
+    predict = partial(_predict_fold, chain, chain.float_path.read_bytes(), calibration)
+    for held_out, predicted in parallel.run(predict, networks, "folds"):
+        for name, rows in predicted.items():
             logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
     return logits
 
 
 def agreement(logits: dict[str, np.ndarray]) -> dict:
-    """Count the images that were answered out of fold, and the share to which INT8 gives fp32's answer, if any."""
+    """Count the images predicted out of fold, and the share for which INT8 predicts what fp32 does, if any."""
     if not logits:
         return {"images": 0, "agreement": None}
     known = ~np.isnan(logits["onnx"]).any(axis=1)
@@ -74,7 +74,7 @@ def agreement(logits: dict[str, np.ndarray]) -> dict:
 def _predict_fold(
     chain: Chain, float_file: bytes, calibration: int, network: dict
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Answer the images that one network was not trained on; a worker of a cluster sees no file but the images.
+    """Predict the images that one network was not trained on; a worker of a cluster sees no file but the images.
 
     Returns which images these are (N,), and the logits (M, C) of both files.
     """

@@ -1,4 +1,4 @@
-"""Changes to an ONNX graph that leave every answer as it was, and make ONNX Runtime treat INT8 as it should."""
+"""Changes to an ONNX graph that leave every prediction as it was, and make ONNX Runtime treat INT8 as it should."""
 
 from collections import Counter
 from pathlib import Path
@@ -72,7 +72,7 @@ def pool_in_integers(model: ir.Model) -> None:
 
 
 def split_last_layer(model: ir.Model) -> None:
-    """Give each block's features a last layer of their own, and add up what they answer.
+    """Give each block's features a last layer of their own, and add up their logits.
 
     Joined, all blocks would share one scale in 8 bits, and the small numbers of some would be rounded away. The last
     part, behind the features of the network's own last layer, keeps the bias.

@@ -90,8 +90,8 @@ def type_recipes(target: str, cpu: dict) -> list[Recipe]:
 
     As ONNX Runtime's documentation advises: on x86 unsigned activations and signed weights, which without VNNI keep 7
     bits (`reduce_range`), as their 16-bit sums would overflow; with VNNI a bit less is only less exact. "any" takes
-    these, which give the same answers on ARM, too. Other targets have theirs in `TYPES`, and "here" takes what suits
-    this CPU. One scale per output channel of the weights is closer than one per tensor, and no slower.
+    these, which predict the same on ARM, too. Other targets have theirs in `TYPES`, and "here" takes what suits this
+    CPU. One scale per output channel of the weights is closer than one per tensor, and no slower.
     """
     if target != "here":
         return [TYPES[target]]
@@ -207,7 +207,7 @@ def time_models(paths: dict[str, Path], image: np.ndarray, precise: Sequence[str
 
 
 def within_budget(table: pd.DataFrame, budget: dict[str, float]) -> pd.Series:
-    """Tell which files keep the answers of the float one, the table's first row.
+    """Tell which files keep the predictions of the float one, the table's first row.
 
     Columns: agreement, macro_f1, worst_recall. `budget` says how much of macro_f1 and of worst_recall may be lost, and
     the least agreement.
@@ -225,7 +225,7 @@ def choose(table: pd.DataFrame, timed: bool = True) -> int | str:
 
     Columns: latency_ms, agreement, sqnr_db, within_budget, reference; the simplest recipes come first. Among those that
     are as fast but for noise, and as near to fp32 within a decibel, the first one. If none is within the budget, speed
-    does not count: the one with most of fp32's answers, and of several the nearest to it. References are left out.
+    does not count: the one with most of fp32's predictions, and of several the nearest to it. References are left out.
     """
     candidates = table.iloc[1:]
     candidates = candidates[~candidates["reference"]]
