@@ -113,7 +113,7 @@ def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float
 
 
 def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a sum of effects (N,), of which few are not 0: what each image's changed prediction gains or loses.
+    """95 % interval of a sum of effects (N,), of which few are not 0: what each changed prediction gains or loses.
 
     Losses and gains have an interval each, which are joined as those of independent quantities (MOVER, Zou and Donner
     2008). What changes within a group counts as one event. Honest where nothing changed: see `rare_sum_interval`.
@@ -131,7 +131,7 @@ def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> 
 def flip_effects(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """Say what each changed prediction, alone, does to macro-F1; → effects (N,), and the largest loss one could cause."""
+    """Say what each changed prediction does to macro-F1, alone; → effects (N,), and the largest loss one can cause."""
     counts = confusion(labels, first, num_classes)
     hits, total = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)  # F1 of a class is 2 · hits / total
     before = 2 * hits / np.maximum(total, 1)
