@@ -547,6 +547,7 @@ def wrap(text: str, **indents: str) -> str:
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
     from utils.config import relative
+    from utils.predict import shipped_file
     from utils.report import render
 
     option = f' --name "{name}"' if name else ""
@@ -555,13 +556,14 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
         ("one page to share, with the model to try", f"python run.py page{option}"),
         ("classify photos, or folders of them", f"python run.py predict photo.jpg{option}"),
         ("try the model on another device", f"python run.py kit{option}"),
-        (f"{suspects} photos that may lie in the wrong folder", relative(results / "suspects.csv")),
-        ("the notebooks, with their plots", "in place" if folder == ROOT else relative(folder)),
+        (f"{suspects} photos to look at: hard ones, or in the wrong folder", relative(results / "suspects.csv")),
+        ("the notebooks, with their plots", "*.ipynb" if folder == ROOT else relative(folder)),
         ("models, report.json and MODEL_CARD.md", relative(results)),
     ]
     if not suspects:
         del next_steps[3]
-    text = render("result.txt", report=report, next_steps=next_steps, width=max(len(how) for _, how in next_steps))
+    width = max(len(how) for _, how in next_steps)
+    text = render("result.txt", report=report, deployed=shipped_file(name).name, next_steps=next_steps, width=width)
     print(f"\n{wrap(text)}")
 
 

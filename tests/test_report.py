@@ -79,7 +79,7 @@ def test_card_warns_where_the_test_part_is_worse_than_the_folds_let_expect(run):
     assert "do not rely on this model yet" not in card(run)[1]
     extend_report(run, "train", {"test_macro_f1": 0.5, "test_macro_f1_ci95": [0.3, 0.7]})
     assert "The test part scores 0.500 (0.300 to 0.700), below the whole interval" in card(run)[1]
-    printed = render("result.txt", report=read_report(run), next_steps=[], width=0)
+    printed = render("result.txt", report=read_report(run), deployed="x_deploy.onnx", next_steps=[], width=0)
     assert printed.index("do not rely on this model yet") < printed.index("Use conv_net.onnx")
 
 
@@ -190,10 +190,14 @@ def test_card_says_how_good_the_model_is_by_class_and_of_which_class_least_is_kn
     row = {"precision": 0.9, "recall": 0.8, "images": 254, "groups": 30}
     ends = {"recall low": 0.7, "recall high": 0.9, "precision low": 0.85, "precision high": 0.95}
     wide = row | ends | {"recall": 0.7, "recall low": 0.3, "images": 50, "groups": 12}
-    extend_report(run, "train", {"oof_per_class": {"사과": row | ends, "on: off": wide}})
+    extend_report(
+        run, "train", {"oof_right": [0.876, 0.76, 0.94], "oof_per_class": {"사과": row | ends, "on: off": wide}}
+    )
     text = card(run)[1]
     assert "| 사과 | 254 | 80% (70% to 90%) | 90% (85% to 95%) |" in text
-    printed = render("result.txt", report=read_report(run), next_steps=[], width=0)
+    printed = render("result.txt", report=read_report(run), deployed="x_deploy.onnx", next_steps=[], width=0)
+    assert "How good: of 100 photos like these, it gets about 88 right (76 to 94); macro-F1" in printed
+    assert "Of 100 photos like these, it gets about 88 right (76 to 94); macro-F1" in text
     assert "Worst recognized: on: off, 70% (30% to 90%) of 50 images." in printed
     assert "Least is known about on: off: from 50 photos of 12 objects" in text and "of 100 it gets 30 to 90" in text
 

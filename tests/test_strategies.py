@@ -97,7 +97,9 @@ def test_variation_that_is_a_mark_stops_it():
     rows = {"minority": (0.0, 0.0, 0.4), "all": (0.03, -0.1, 0.2), "oversampling": (0.01, -0.1, 0.05)}
     name, reason = ships(**rows)
     assert name == "oversampling", "the best of those where it is no mark"
-    assert "40% of the other classes' images are taken for it" in reason and reason.endswith("so, 5%")
+    assert "40% of the other classes' images are taken for a minority class" in reason and reason.endswith(
+        "with oversampling, 5%"
+    )
 
 
 def clouds(per_class: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +174,7 @@ def test_white_corners_mark_the_minority_and_those_of_the_notebook_do_not(dark_p
     if corners == "white":
         others = rates[["none", "all", "class weights", "oversampling"]]
         assert rates["minority"] > 0.4 > 0.2 > others.max(), "there, nothing could be learned from the corners"
-        assert found["name"] != "minority only" and "are taken for it" in found["reason"]
+        assert found["name"] != "minority only" and "are taken for a minority class" in found["reason"]
     else:
         assert rates["minority"] < 0.1
         assert found["name"] == "minority only"

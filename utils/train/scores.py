@@ -98,6 +98,12 @@ def confusion_table(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame
     return most_confused(counts.reindex(index=classes, columns=classes, fill_value=0))
 
 
+def share_right(predictions: pd.DataFrame) -> list[float]:
+    """Give the share of a `prediction_table` that is right, and the ends of its 95 % interval by group."""
+    right = predictions["correct"].to_numpy()
+    return [float(right.mean()), *share_interval(right, predictions["group"].to_numpy())]
+
+
 def per_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Score each class of a `prediction_table`: precision, recall, f1, images, groups, and 95 % intervals by group."""
     truth, predicted = predictions["class"], predictions["prediction"]

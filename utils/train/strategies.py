@@ -143,6 +143,6 @@ def _best(compared: pd.DataFrame) -> tuple[str, str]:
         key = str(compared.loc[rates <= ARTEFACTS if (rates <= ARTEFACTS).any() else rates.index, "macro_f1"].idxmax())
         return key, (
             f"with augmentation of the minority only, {rates[DEFAULT]:.0%} of the other classes' images are taken for "
-            f"it once they are turned and mirrored; so, {rates[key]:.0%}"
+            f"a minority class once they are turned and mirrored; with {key}, {rates[key]:.0%}"
         )
     return DEFAULT, "no other strategy is better beyond doubt"
