@@ -59,7 +59,11 @@ def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     ax.scatter(margins[flipped], moves[flipped], 50, MODEL_COLORS["int8"], edgecolors="black", zorder=3)
     label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
     ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top")
-    ax.set(xlabel="margin of the float model's prediction, in logits", ylabel="INT8's move\ntowards another")
+    ax.set(
+        xlabel="margin of the float model's prediction, in logits",
+        ylabel="INT8's move towards\nanother class, in logits",
+    )
+    ax.set_title("How near each prediction was to flipping")
     ax.set(xscale="log", yscale="log", ylim=(low * 0.6, high), xlim=(margins.min() * 0.6, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
@@ -78,6 +82,7 @@ def throughput(latency: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(batch, rows["p50"] / batch, "o-", color=color, label=name)
     ax.legend(ncols=4, **ABOVE)
     ax.set_xscale("log", base=2)
+    ax.set_title("Time of an image, by images in a call", pad=24)  # above the legend
     ax.set(yscale="log", xlabel="images a call", ylabel="ms an image (median)")
     ax.set_xticks(sorted(latency["task"].unique()), sorted(latency["task"].unique()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -97,6 +102,7 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(places, rows["score"], "o", color=color, ms=6, label=name)
     ax.set_xticks(range(len(corruptions)), corruptions)
     ax.legend(ncols=len(models), **ABOVE)
+    ax.set_title("Scores where photos have faults, with 95 % intervals", pad=24)
     ax.set(ylabel="macro-F1, test part", ylim=(max(0, scores["low"].min() - 0.05), 1.02))
     return ax
 
@@ -114,7 +120,7 @@ def trade_off(models: pd.DataFrame, budget: tuple[float, float], axes: Sequence[
     axes[2].bar_label(axes[2].barh(range(len(models)), kilobytes, 0.5, color=colors), fmt="{:,.0f}", padding=3)
     for ax, limit in zip(axes[:2], budget[::-1], strict=True):
         ax.axvline(limit, color=COLORS[7], lw=1, ls=":")
-    axes[0].set_xlabel("macro-F1, test part")
-    axes[1].set(xlabel="ms for one image", xlim=(0, 1.1 * times["high"].max()))
-    axes[2].set(xlabel="kB", xlim=(0, 1.25 * kilobytes.max()))
+    axes[0].set(xlabel="macro-F1, test part", title="Score")
+    axes[1].set(xlabel="ms for one image", title="Time", xlim=(0, 1.1 * times["high"].max()))
+    axes[2].set(xlabel="kB", title="Size", xlim=(0, 1.25 * kilobytes.max()))
     return axes

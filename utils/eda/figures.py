@@ -27,6 +27,7 @@ def scatter(features: np.ndarray, names: pd.Series, ax: Axes | None = None) -> A
     variances = features.var(axis=0)
     first, second = variances[:2] / (variances.sum() or 1)
     ax.set(xlabel=f"first component ({first:.0%} of the variance)", ylabel=f"second component ({second:.0%})")
+    ax.set_title("Features of the images, by class")
     return ax
 
 
@@ -64,4 +65,5 @@ def networks(compared: pd.DataFrame, chosen: str, ax: Axes | None = None) -> Axe
     names = [f"{name}, {time:.1f} ms" for name, time in rows["int8_ms"].items()]
     ax = intervals(rows.set_axis(names), colors, ax=ax)
     ax.set_xlabel("macro-F1 out of fold, 95 % interval; ms for one photo in INT8, estimated")
+    ax.set_title("Networks on the same folds; orange: the one to go on with")
     return ax

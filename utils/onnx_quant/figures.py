@@ -25,4 +25,5 @@ def candidates(table: pd.DataFrame, chosen: int, ax: Axes | None = None) -> Axes
     ax.annotate(" fp32", (fp32_ms, 0.02), xycoords=("data", "axes fraction"), color=MODEL_COLORS["onnx"])
     ax.margins(y=0.12)
     ax.set(xlabel="latency of one image, ms (median)", ylabel="SQNR of the logits, dB", xlim=(0, None))
+    ax.set_title("Recipes, by their numbers in the table; hollow: outside the budget")
     return ax

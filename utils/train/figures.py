@@ -30,7 +30,7 @@ def history(epochs: pd.DataFrame, best: int, ax: Axes | None = None) -> Axes:
     ax.axvline(best, color=COLORS[1], lw=1, ls=":")
     ax.annotate(f"kept: epoch {best}", (best, 1.12 * top), ha="center", color=COLORS[1], annotation_clip=False)
     ax.set_xticks(epochs.index)
-    ax.set(xlabel="epoch", ylim=(-0.05 * top, 1.1 * top))
+    ax.set(xlabel="epoch", ylabel="macro-F1, loss", ylim=(-0.05 * top, 1.1 * top))
     return ax
 
 
@@ -51,7 +51,13 @@ def reliability(tables: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes
         ax.plot(table["confidence"], table["accuracy"], "o-", color=color, label=name)
     ax.legend(frameon=False)
     least = min(table[["confidence", "accuracy"]].min().min() for table in tables.values()) - 0.05
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1.02), ylim=(least, 1.02))
+    ax.set(
+        title="Before and after the temperature",
+        xlabel="confidence",
+        ylabel="accuracy",
+        xlim=(least, 1.02),
+        ylim=(least, 1.02),
+    )
     return ax
 
 
@@ -66,7 +72,7 @@ def coverage(rows: pd.DataFrame, threshold: float, accuracy: float, ax: Axes | N
         label = f"  sure of {threshold:.2f} or more  " if threshold else "  all predictions  "
         place = (kept["coverage"], kept["accuracy"])
         ax.annotate(label, place, (0, -14), textcoords="offset points", ha=side, color=COLORS[1])
-    ax.set(xlabel="coverage, share of all images", ylabel="accuracy", xlim=(0, 1.02))
+    ax.set(title="Without the least sure", xlabel="coverage, share of all images", ylabel="accuracy", xlim=(0, 1.02))
     return ax
 
 
@@ -87,6 +93,7 @@ def learning_curve(measured: list[dict], extended: list[dict], ax: Axes | None =
     ax.set_xticks([*measured["images"], *extended["images"][1:]], ticks)
     ax.set_xticks([], minor=True)
     ax.set(xlabel="images per class to train on", ylabel="macro-F1 on groups never seen")
+    ax.set_title("Measured, and extended (dashed), with 95 % intervals")
     bottom, _ = ax.set_ylim(top=1.02)
     ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= 1])  # none above a perfect score
     return ax
