@@ -13,13 +13,12 @@ from pathlib import Path
 import engines
 import numpy as np
 import pytest
-from conftest import CHROMIUM, ROOT, read_report
+from conftest import CHROMIUM, ROOT
 from PIL import Image, ImageCms
 from test_page import page_file  # noqa: F401
 
 from utils.images import ORIENTATION, read_image
-from utils.page import page
-from utils.predict import Classifier
+from utils.predict import Classifier, shipped_file
 
 INSTALLED = {"chromium": CHROMIUM, "firefox": engines.FIREFOX, "webkit": engines.WEBKIT}
 WIDTHS = (390, 900, 1280)
@@ -121,7 +120,7 @@ def test_predictions_are_those_of_predict_however_a_photo_is_turned_and_colored(
     name, tab = engine
     tab.open(page_file, 1280)
     assert tab.evaluate(READY) == "ready"
-    classifier = Classifier(page.deployed_file(project / "checkpoints", read_report(project))[0])
+    classifier = Classifier(shipped_file(project / "checkpoints"))
     largest = 0
     for path in photos:
         if name == "webkit" and path.suffix == ".webp" and not path.name.startswith("turned"):

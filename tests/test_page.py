@@ -27,7 +27,7 @@ from utils.cross_validation import keep_logits
 from utils.files import sha256
 from utils.onnx_quant.export import write_metadata
 from utils.page import page, tryout
-from utils.predict import Classifier
+from utils.predict import Classifier, shipped_file
 from utils.report import environment
 from utils.session import open_session, read_metadata
 
@@ -90,7 +90,7 @@ def ready_tab(browser, page_file):
 
 def deployed(project: Path) -> Path:
     """Find the file that is in the page."""
-    return page.deployed_file(project / "checkpoints", read_report(project))[0]
+    return shipped_file(project / "checkpoints")
 
 
 def answer(tab, path: Path) -> dict:

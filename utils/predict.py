@@ -91,8 +91,8 @@ class Prediction(NamedTuple):
     probabilities: np.ndarray
 
 
-def shipped_file(run: str = "") -> Path:
-    """Find the file that takes photos of the model that a run's verdict ships.
+def shipped_file(run: str | Path = "") -> Path:
+    """Find the file that takes photos of the model that a run's verdict ships, by the run's name or folder.
 
     Raises InputError when there is no such run, or no verdict yet.
     """

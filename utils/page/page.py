@@ -19,7 +19,7 @@ from utils.files import sha256, whole_file
 from utils.intervals import share_interval
 from utils.metrics import prediction_table
 from utils.page import tryout
-from utils.predict import Classifier
+from utils.predict import DEPLOYED, Classifier, shipped_file
 from utils.report import TEMPLATES, read_report, render
 
 LARGE = 240  # pixels a side of a class's photo
@@ -50,7 +50,8 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     folder = project_path(data or read_settings(notebooks / "train.ipynb")["DATA"])
     index = split.load_index(run / "split.csv", folder)
     index["photo"] = [folder / path for path in index["path"]]
-    deployed, kind = deployed_file(run, report)
+    deployed = shipped_file(name)
+    kind = "int8" if deployed.name.endswith(DEPLOYED["int8"]) else "onnx"
     classifier = Classifier(deployed)
     trial, missing = None, ""
     try:
@@ -74,15 +75,6 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     with whole_file(target) as temporary:
         temporary.write_text(fill(content), encoding="utf-8")
     return target, missing
-
-
-def deployed_file(run: Path, report: dict) -> tuple[Path, str]:
-    """Find the file that takes photos and ships, or, where only INT8 takes photos, that one; → the file, its kind."""
-    arch = report["train"]["arch"]
-    whole = run / f"{arch}_deploy.onnx"
-    if report["comparison"]["verdict"]["ship"] != "int8" and whole.exists():
-        return whole, "onnx"
-    return run / f"{arch}_int8_deploy.onnx", "int8"
 
 
 def unseen_predictions(run: Path, arch: str, kind: str, classifier: Classifier, index: pd.DataFrame) -> pd.DataFrame:
