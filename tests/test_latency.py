@@ -112,3 +112,9 @@ def test_ratio_pairs_what_was_measured_in_the_same_round():
     calls = pd.DataFrame(rows, columns=["model", "task", "round", "ms"])
     ratio, low, high = latency_ratio(calls, "onnx", "int8", 1)
     assert 0.74 < low <= ratio <= high < 0.76
+
+
+def test_a_machine_that_was_busy_in_a_tenth_of_rounds_is_called_so():
+    quiet, busy = np.ones(20), np.r_[np.ones(17), 2, 2, 2]
+    found = [latency.Timing(None, None, reference).noise() for reference in (quiet, busy)]
+    assert found == [{"noise": 1.0, "busy": False}, {"noise": 2.0, "busy": True}]

@@ -36,6 +36,7 @@ VISIT_MS = 40  # of calls in each visit: the verdict rests on these
 BATCH_ROUNDS = 2  # of larger batches, which take long and decide nothing
 FEWEST_ROUNDS = 10  # before the ratio may be called clear
 CLEAR = 0.05  # width of the ratio's interval
+BUSY = 1.2  # noise from which on times are not sure
 CALL = ["model", "task", "round", "ms"]
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # of torch's threads
 
@@ -52,9 +53,10 @@ class Timing(NamedTuple):
     processes: pd.DataFrame
     reference: np.ndarray
 
-    def noise(self) -> float:
-        """How much longer than usual the fixed work took in the slowest tenth of rounds: 1.1 is 10 % longer."""
-        return float(np.percentile(self.reference, 90) / np.median(self.reference))
+    def noise(self) -> dict:
+        """Say how much longer the fixed work took in the slowest tenth of rounds (1.1: 10 %), and if that is `busy`."""
+        noise = float(np.percentile(self.reference, 90) / np.median(self.reference))
+        return {"noise": round(noise, 3), "busy": noise >= BUSY}
 
 
 def measure_latency(
