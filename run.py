@@ -6,7 +6,7 @@
 python run.py                                     the four notebooks on the embedded fruit
 python run.py --data my/photos --name mine        the same on a folder of your own, one folder per class in it
 python run.py --data my/photos --labels list.csv  the same where a table, and no folders, says the classes
-python run.py --data my/photos --quick            a first verdict in half the time; says what it leaves out
+python run.py --data my/photos --quick            a first verdict in a third of the time; says what it leaves out
 python run.py --cluster tcp://head:8786           on the workers of a Dask scheduler ("local": on some started here)
 python run.py -p FINE_TUNE_EPOCHS=5 -p SEED=1     with other settings (the second cell of each notebook)
 python run.py predict PHOTO FOLDER --name mine    classify photos, and all in folders, with the file that a run ships
@@ -43,9 +43,10 @@ ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ["EDA", "train", "onnx_quant", "compare_models"]
 WIDTH = 100  # of a line that is printed
 LEFT_OUT = (
-    "Left out by --quick: the notebooks' further evidence (photos of something else, whether more photos would help, "
-    "faults in photos, other runtimes), and a second round of folds."
+    "Left out by --quick: the notebooks' further evidence (whether more photos would help, faults in photos, other "
+    "runtimes), a second round of folds and, unless it was asked for, the choice of a network."
 )
+QUICK_ARCH = "efficientnet_lite0@128"  # by which EDA looks for near-duplicates in any case
 NEEDED = {  # by command: a package that tells whether this Python can do it
     "run": "nbclient",
     "predict": "onnxruntime",
@@ -148,7 +149,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
-    parser.add_argument("--quick", action="store_true", help="leave out further evidence, and repeat the folds once")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one network, one round of folds, no further evidence",
+    )
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="predict: write a table of all probabilities, too")
     parser.add_argument(
@@ -209,6 +214,8 @@ def read_settings(arguments: argparse.Namespace) -> dict:
         settings["CLUSTER"] = arguments.cluster
     if arguments.quick:
         settings.setdefault("REPEATS", 1)
+        if folder and not {"BUDGET_MS", "BUDGET_KB", "NETWORKS"} & set(settings):
+            settings.setdefault("ARCH", QUICK_ARCH)
     known = {name for notebook in NOTEBOOKS for name in known_settings(read_notebook(notebook))}
     if unknown := sorted(set(settings) - known):
         sys.exit(f"run.py: no notebook has a setting {', '.join(unknown)}. There are {', '.join(sorted(known))}")

@@ -35,6 +35,21 @@ def test_option_that_makes_no_sense(project, arguments, sentence):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "arch"),
+    [
+        (["--data", ".", "--quick"], run.QUICK_ARCH),
+        (["--data", ".", "--quick", "--arch", "auto"], "auto"),
+        (["--data", ".", "--quick", "-p", "BUDGET_MS=2"], None),
+        (["--quick"], None),
+        (["--data", "."], None),
+    ],
+)
+def test_quick_run_of_own_photos_goes_without_a_choice_of_networks_unless_one_is_asked_for(monkeypatch, options, arch):
+    monkeypatch.setattr("sys.argv", ["run.py", *options])
+    assert run.read_settings(run.parse_arguments()).get("ARCH") == arch
+
+
 def test_folder_stands_in_a_notebook_as_it_was_typed_or_below_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(run.ROOT)
     for typed, written in {
