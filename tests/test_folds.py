@@ -15,7 +15,7 @@ from utils.datasets import ImageDataset, evaluation_transform
 from utils.features import fingerprint
 from utils.images import scan_folder
 from utils.model import ConvNet
-from utils.onnx_quant.folds import Chain, agreement, load_networks, predict_folds
+from utils.onnx_quant.folds import Pipeline, agreement, load_networks, predict_folds
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.ranges import CalibrationSet
 
@@ -57,8 +57,8 @@ class Folds:
     def answer(self, quantize=None, export=None, networks=None) -> dict[str, np.ndarray]:
         quantize = quantize or define("onnx_quant", "quantize")[0]
         images = CalibrationSet(self.prepared_path, self.image_set, self.index)
-        chain = Chain(self.shipped, self.float_path, images, RECIPE, export or define_export(), quantize)
-        return predict_folds(self.networks if networks is None else networks, chain, calibration=8)
+        pipeline = Pipeline(self.shipped, self.float_path, images, RECIPE, export or define_export(), quantize)
+        return predict_folds(self.networks if networks is None else networks, pipeline, calibration=8)
 
 
 def define_export(edits: dict[str, str] | None = None, **given):

@@ -21,7 +21,7 @@ from utils.onnx_quant.recipes import Quantize, Recipe
 from utils.session import open_session, run_session
 
 
-class Chain(NamedTuple):
+class Pipeline(NamedTuple):
     """How the shipped network became ONNX and INT8, to do it again with a fold's.
 
     The network, the file that it was exported to, all images with the ranges of its activations, the recipe, and the
@@ -46,7 +46,7 @@ def load_networks(path: Path, split_hash: str, model: nn.Module, limit: int | No
     return checkpoint.load_folds(path, split_hash, features.fingerprint(model))["folds"][:limit]
 
 
-def predict_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> dict[str, np.ndarray]:
+def predict_folds(networks: Sequence[dict], pipeline: Pipeline, calibration: int) -> dict[str, np.ndarray]:
     """Export and quantize each fold's network, and let both files predict the images that it was not trained on.
 
     `networks` are those of train.ipynb's cross-validation. Each is calibrated on `calibration` images, spread evenly
@@ -55,7 +55,7 @@ def predict_folds(networks: Sequence[dict], chain: Chain, calibration: int) -> d
     ``onnx`` and ``int8``, nan where no network predicted.
     """
     logits = {}
-    predict = partial(_predict_fold, chain, chain.float_path.read_bytes(), calibration)
+    predict = partial(_predict_fold, pipeline, pipeline.float_path.read_bytes(), calibration)
     for held_out, predicted in parallel.run(predict, networks, "folds"):
         for name, rows in predicted.items():
             logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
@@ -72,24 +72,24 @@ def agreement(logits: dict[str, np.ndarray]) -> dict:
 
 
 def _predict_fold(
-    chain: Chain, float_file: bytes, calibration: int, network: dict
+    pipeline: Pipeline, float_file: bytes, calibration: int, network: dict
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Predict the images that one network was not trained on; a worker of a cluster sees no file but the images.
 
     Returns which images these are (N,), and the logits (M, C) of both files.
     """
-    images = chain.calibration_set
+    images = pipeline.calibration_set
     held_out = images.index["path"].isin(network["files"]).to_numpy()
     known = np.flatnonzero(~held_out)
     shown = known[evenly_spaced(len(known), calibration)]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("onnx", "prepared", "int8")}
         files["onnx"].write_bytes(float_file)
-        ranges = images.part(shown).ranges if _write_float(network["state"], chain, files["onnx"]) else None
+        ranges = images.part(shown).ranges if _write_float(network["state"], pipeline, files["onnx"]) else None
         prepare(files["onnx"], files["prepared"])
         shown_set = CalibrationSet(files["prepared"], images.image_set, images.index.iloc[shown], ranges)
-        chain.quantize(files["prepared"], shown_set, files["int8"], chain.recipe)
-        precise = chain.recipe.weight_bits == 8
+        pipeline.quantize(files["prepared"], shown_set, files["int8"], pipeline.recipe)
+        precise = pipeline.recipe.weight_bits == 8
         sessions = {name: open_session(files[name], threads=1, precise=precise) for name in ("onnx", "int8")}
         logits = {name: [] for name in sessions}
         for batch, _ in make_loader(images.image_set(images.index[held_out]), batch_size=32):
@@ -98,15 +98,15 @@ def _predict_fold(
     return held_out, {name: np.concatenate(batches) for name, batches in logits.items()}
 
 
-def _write_float(state: dict, chain: Chain, target: Path) -> bool:
+def _write_float(state: dict, pipeline: Pipeline, target: Path) -> bool:
     """Turn the shipped network's file into a fold's; → whether its activations, up to the logits, stay the same."""
-    model = copy.deepcopy(chain.model)
+    model = copy.deepcopy(pipeline.model)
     if foreign := model.load_state_dict(state, strict=False).unexpected_keys:
         raise InputError(f"the folds' networks are of another arch ({', '.join(foreign[:3])}): run train.ipynb again")
     onnx_model = ir.load(target)
     constants = onnx_model.graph.initializers
     if set(state) != set(classifier_names(model)) or not set(state) <= set(constants):  # no bias where it is zeros
-        chain.export(model, target)
+        pipeline.export(model, target)
         return False
     for name, values in state.items():  # only the last layer differs
         constants[name].const_value = ir.tensor(values.numpy(), name=name)
