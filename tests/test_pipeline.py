@@ -195,7 +195,7 @@ def run_first_cells(project: Path, name: str, count: int, **settings) -> subproc
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
-        ("train", {"AUGMENT": "some"}, "AUGMENT 'some': use None or one of minority, none, all, class weights"),
+        ("train", {"AUGMENT": "some"}, "AUGMENT is 'some': it must be one of 'minority', 'none', 'all'"),
         ("train", {"MINORITY": ["kiwi"]}, "MINORITY ['kiwi']: there are only cherry pie, tomato, 사과"),
         ("compare_models", {"PAIR": ("onnx", "tflite")}, "both must be among pytorch, onnx, int8"),
         ("compare_models", {"MARGIN": 0}, "MARGIN is 0: it must be a number above 0 and at most 1"),

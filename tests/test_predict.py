@@ -304,7 +304,7 @@ def test_console_that_lacks_letters(folder, encoding):
     ("version", "is_old"), [("1.24.4", True), ("1.25.0", False), ("1.32.0", False), ("2.0.0", False)]
 )
 def test_an_onnxruntime_that_gets_int8_wrong_is_named(version, is_old):
-    assert outdated(version).startswith(f"onnxruntime {version} gives wrong answers") == is_old
+    assert outdated(version).startswith(f"onnxruntime {version} gives wrong predictions") == is_old
 
 
 @pytest.fixture(scope="module")
