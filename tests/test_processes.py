@@ -25,7 +25,8 @@ from utils.model import ConvNet
 MODEL = {"macro_f1": 1, "ci95": [1, 1], "bytes": 1, "file": "int8.onnx", "peak_rss_mb": 1}
 MODEL |= {"latency_ms": {"1": {"p50": 1, "p50_ci95": [1, 1]}}, "photo_to_answer_ms": {"p50": 1}}
 REPORT = {
-    "dataset": {"images": 2, "classes": {"a": 1, "b": 1}, "groups": 2, "refused": [], "series": [], "choice": "x"},
+    "dataset": {"images": 2, "classes": {"a": 1, "b": 1}, "groups": 2, "refused": [], "series": [], "choice": "x"}
+    | {"split": {"test": 2}},
     "train": {"arch": "conv_net", "oof_macro_f1": 1, "oof_macro_f1_ci95": [1, 1], "test_macro_f1": 1}
     | {"test_macro_f1_ci95": [1, 1]},
     "quantization": {"recipe": "int8", "parity_max_abs_diff": 0},
