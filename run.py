@@ -554,7 +554,7 @@ def wrap(text: str, **indents: str) -> str:
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
     from utils.config import relative
-    from utils.predict import shipped_file
+    from utils.predict import DEPLOYED
     from utils.report import render
 
     option = f' --name "{name}"' if name else ""
@@ -570,7 +570,9 @@ def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     if not suspects:
         del next_steps[3]
     width = max(len(how) for _, how in next_steps)
-    text = render("result.txt", report=report, deployed=shipped_file(name).name, next_steps=next_steps, width=width)
+    ship = report["comparison"]["verdict"]["ship"]  # which may be somebody's own file, by MODELS and PAIR
+    deployed = report["train"]["arch"] + DEPLOYED[ship] if ship in DEPLOYED else None
+    text = render("result.txt", report=report, deployed=deployed, next_steps=next_steps, width=width)
     print(f"\n{wrap(text)}")
 
 

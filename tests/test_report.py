@@ -196,6 +196,9 @@ def test_card_says_how_good_the_model_is_by_class_and_of_which_class_least_is_kn
     text = card(run)[1]
     assert "| 사과 | 254 | 80% (70% to 90%) | 90% (85% to 95%) |" in text
     printed = render("result.txt", report=read_report(run), deployed="x_deploy.onnx", next_steps=[], width=0)
+    assert "); for photos as they are, x_deploy.onnx. " in printed
+    own = render("result.txt", report=read_report(run), deployed=None, next_steps=[], width=0)
+    assert "for photos as they are" not in own, "a file by MODELS has no other that takes photos"
     assert "How good: of 100 photos like these, it gets about 88 right (76 to 94); macro-F1" in printed
     assert "Of 100 photos like these, it gets about 88 right (76 to 94); macro-F1" in text
     assert "Worst recognized: on: off, 70% (30% to 90%) of 50 images." in printed
