@@ -163,7 +163,7 @@ def test_absent_damaged_and_foreign_files_are_explained(heads, tmp_path):
         "classes": CLASSES,
         "preprocessing": PREPROCESSING,
         "split_hash": "s",
-        "body": fingerprint(heads.shipped),
+        "shipped": fingerprint(heads.shipped, whole=True),
     }
 
     def load(split_hash: str = "s") -> list:

@@ -169,7 +169,7 @@ def test_white_corners_mark_the_minority_and_those_of_the_notebook_do_not(dark_p
     def image_set(part: pd.DataFrame, augmented: tuple = ()) -> ImageDataset:
         return ImageDataset(folder, part, ["apple", "tomato"], basic, Augmentation(vary, augmented))
 
-    table = compare_on(network, image_set, index, ["tomato"], versions=2, cache=tmp_path)
+    table = compare_on(network, image_set, index, ["tomato"], versions=2, run=tmp_path)
     rates, (_, found) = table["artefact_rate"], choose(None, table, ["tomato"], ["apple", "tomato"])
     if corners == "white":
         others = rates[["none", "all", "class weights", "oversampling"]]
@@ -190,5 +190,5 @@ def test_the_test_part_has_no_say(dark_photos, tmp_path):
         return ImageDataset(folder, part, ["apple", "tomato"], evaluation_transform(preprocessing))
 
     index = index.assign(split=np.where(np.arange(80) % 4, "train", "test"))
-    compare_on(network, image_set, index, ["tomato"], versions=1, cache=tmp_path)
+    compare_on(network, image_set, index, ["tomato"], versions=1, run=tmp_path)
     assert set(seen) == set(index.loc[index["split"] == "train", "path"])

@@ -17,7 +17,7 @@ from bench.notebooks import define_training, run_cells
 from utils import model as model_module
 from utils.checkpoint import load_folds, save_checkpoint, save_folds
 from utils.config import InputError, seed_everything
-from utils.cross_validation import cross_validate, plan_folds
+from utils.cross_validation import OutOfFold, cross_validate, keep_folds, plan_folds
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
 from utils.features import fingerprint
 from utils.images import scan_folder
@@ -202,13 +202,13 @@ def test_the_networks_of_the_folds_are_rebuilt_from_the_shipped_one_without_pret
     assert all(torch.equal(value, before[name]) for name, value in names["backbone"].state_dict().items())
     assert macro_f1(oof.labels, oof.logits[0].argmax(axis=1), 2) > 0.9
     path = tmp_path / "folds_conv_net.pth"
-    save_folds(path, oof.networks, fingerprint(shipped), **details)
+    save_folds(path, oof.networks, fingerprint(shipped, whole=True), **details)
     only_last_layer = [len(network["state"]) == 2 for network in oof.networks]
     assert all(only_last_layer) if epochs == 0 else not all(only_last_layer)
 
     monkeypatch.setattr(model_module, "CHECKPOINTS", tmp_path / "no pretrained weights here")
     model, _ = load_model(tmp_path / "fine_tuned_conv_net.pth")
-    for network in load_folds(path, split_hash="0", body=fingerprint(model))["folds"]:
+    for network in load_folds(path, split_hash="0", shipped=fingerprint(model, whole=True))["folds"]:
         rebuilt = copy.deepcopy(model)
         rebuilt.load_state_dict(network["state"], strict=False)
         held_out = index["path"].isin(network["files"]).to_numpy()
@@ -218,13 +218,33 @@ def test_the_networks_of_the_folds_are_rebuilt_from_the_shipped_one_without_pret
 
 def test_folds_of_another_training_or_split_are_refused_with_the_next_step(tmp_path):
     path, shipped, other = tmp_path / "folds_conv_net.pth", ConvNet(2), ConvNet(2)
-    save_folds(path, [], fingerprint(shipped), **DETAILS)
-    assert load_folds(path, split_hash="0", body=fingerprint(shipped))["classes"] == CLASSES
+    save_folds(path, [], fingerprint(shipped, whole=True), **DETAILS)
+    assert load_folds(path, split_hash="0", shipped=fingerprint(shipped, whole=True))["classes"] == CLASSES
     step = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0"
     with pytest.raises(InputError, match=f"folds_conv_net.pth belongs to another training than .*: {step}"):
-        load_folds(path, split_hash="0", body=fingerprint(other))
+        load_folds(path, split_hash="0", shipped=fingerprint(other, whole=True))
     with pytest.raises(InputError, match=f"folds_conv_net.pth belongs to another split.csv than .*: {step}"):
-        load_folds(path, split_hash="1", body=fingerprint(shipped))
+        load_folds(path, split_hash="1", shipped=fingerprint(shipped, whole=True))
+
+
+def test_folds_are_trained_again_only_when_something_has_changed(tmp_path):
+    path, trained = tmp_path / "folds_conv_net.pth", []
+
+    def folds(parts: list, shipped: str = "network") -> OutOfFold:
+        def compute() -> OutOfFold:
+            trained.append(parts)
+            networks = [{"files": ["a.jpg"], "state": {"bias": torch.ones(2)}}]
+            return OutOfFold(np.full((1, 3, 2), len(trained), np.float32), np.arange(3), networks, 0.7)
+
+        return keep_folds(path, parts, compute, shipped, **DETAILS)
+
+    first, second = folds([1]), folds([1])
+    assert len(trained) == 1 and load_folds(path, split_hash="0", shipped="network")["folds"][0]["files"] == ["a.jpg"]
+    assert (first.logits == second.logits).all() and (first.labels == second.labels).all()
+    assert second.trained_on == 0.7 and second.networks[0]["state"]["bias"].tolist() == [1, 1]
+    assert folds([2]).logits[0, 0, 0] == 2 and folds([2], "another network").logits[0, 0, 0] == 3
+    path.write_bytes(b"damaged")
+    assert folds([2], "another network").logits[0, 0, 0] == 4
 
 
 def test_the_same_seed_gives_the_same_predictions(data, tmp_path):

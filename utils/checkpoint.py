@@ -27,13 +27,13 @@ def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
         temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
 
-def save_folds(path: Path, networks: list[dict], body: str, **details) -> None:
-    """Write the networks of `cross_validate`, the fingerprint of the shipped one, and `details`, whole or not at all.
+def save_folds(path: Path, networks: list[dict], shipped: str, **details) -> None:
+    """Write the networks of `cross_validate`, the shipped one's fingerprint, and `details`, whole or not at all.
 
     The details are those of the shipped checkpoint: arch, classes, preprocessing, split_hash.
     """
     with whole_file(path) as temporary:
-        torch.save({"format_version": FORMAT_VERSION, "folds": networks, "body": body, **details}, temporary)
+        torch.save({"format_version": FORMAT_VERSION, "folds": networks, "shipped": shipped, **details}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -65,13 +65,13 @@ def how_to_recreate(path: Path) -> str:
     return "run train.ipynb to make it again"
 
 
-def load_folds(path: Path, split_hash: str, body: str) -> dict:
+def load_folds(path: Path, split_hash: str, shipped: str) -> dict:
     """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
 
     ``folds`` lists, for each, ``files`` (the images that it has not seen) and ``state``: loaded into the network of the
     shipped checkpoint with ``strict=False``, it makes the fold's. Raises InputError when the file is absent, damaged,
-    of another split than the one with this sha256, or of another training than the shipped network's, whose weights
-    before the last layer have the fingerprint `body`.
+    of another split than the one with this sha256, or of another training than that of the network whose fingerprint is
+    `shipped`.
     """
     again = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0 to do without"
     if not path.exists():
@@ -85,6 +85,6 @@ def load_folds(path: Path, split_hash: str, body: str) -> dict:
         raise InputError(f"{relative(path)} has no folds, so it is not this project's: {again}")
     if folds["split_hash"] != split_hash:
         raise InputError(f"{relative(path)} belongs to another split.csv than the one beside it: {again}")
-    if folds.get("body") != body:
+    if folds.get("shipped") != shipped:
         raise InputError(f"{relative(path)} belongs to another training than the network beside it: {again}")
     return folds

@@ -19,8 +19,9 @@ from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor, nn
 
 from utils import parallel
+from utils.checkpoint import save_folds
 from utils.config import SEED, THREADS, InputError, relative
-from utils.files import likely_cause, remembered_arrays
+from utils.files import cache_key, likely_cause, remembered_arrays
 from utils.intervals import codes
 from utils.model import classifier_names
 
@@ -186,6 +187,27 @@ def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
     if all(torch.equal(value, shipped_weights[name].cpu()) for name, value in weights.items() if name not in last):
         return {name: weights[name] for name in last}
     return weights
+
+
+def keep_folds(
+    path: Path, parts: Sequence[object], compute: Callable[[], OutOfFold], shipped: str, **details
+) -> OutOfFold:
+    """Return what `cross_validate` finds, computed anew if any of the `parts` that it depends on has changed.
+
+    The file holds it beside what `checkpoint.save_folds` writes: the networks, the `shipped` one's fingerprint, and
+    `details`.
+    """
+    key = cache_key([*parts, shipped, details])
+    try:
+        known = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # none yet, or damaged: torch raises pickle, zip, EOF and runtime errors alike
+        known = {}
+    if known.get("key") == key:
+        return OutOfFold(known["logits"].numpy(), known["labels"].numpy(), known["folds"], known["trained_on"])
+    oof = compute()
+    arrays = {"logits": torch.from_numpy(oof.logits), "labels": torch.from_numpy(oof.labels)}
+    save_folds(path, oof.networks, shipped, **details, **arrays, trained_on=oof.trained_on, key=key)
+    return oof
 
 
 def keep_logits(

@@ -125,9 +125,9 @@ def last_block(features: np.ndarray, sizes: Sequence[int] | None) -> np.ndarray:
     return features[:, -sizes[-1] :] if sizes else features
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Hash the structure and the weights before the last layer."""
-    last = classifier_names(model)
+def fingerprint(model: nn.Module, whole: bool = False) -> str:
+    """Hash the structure and the weights before the last layer, or of the `whole` network."""
+    last = [] if whole else classifier_names(model)
     digest = hashlib.blake2b(f"{type(model).__name__}{getattr(model, 'sizes', None)}".encode(), digest_size=8)
     for name, value in model.state_dict().items():
         if name not in last:

@@ -45,7 +45,7 @@ def load_networks(path: Path, split_hash: str, model: nn.Module, limit: int | No
     """
     if limit == 0:
         return []
-    return checkpoint.load_folds(path, split_hash, features.fingerprint(model))["folds"][:limit]
+    return checkpoint.load_folds(path, split_hash, features.fingerprint(model, whole=True))["folds"][:limit]
 
 
 def predict_folds(networks: Sequence[dict], pipeline: Pipeline, calibration: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,13 @@ class FeatureTable(NamedTuple):
     def unaugmented(self) -> np.ndarray:
         """Mark the rows (M,) that show an image as it is."""
         return ~pd.Index(self.paths).duplicated()
+
+    @property
+    def digest(self) -> str:
+        """A hash of the features and of what they belong to."""
+        found = hashlib.blake2b(np.ascontiguousarray(self.features), digest_size=16)
+        found.update(repr([self.paths.tolist(), self.labels.tolist(), self.groups.tolist(), self.sizes]).encode())
+        return found.hexdigest()
 
     def take(self, rows: np.ndarray) -> FeatureTable:
         """Select rows, by position or by a mask (M,)."""

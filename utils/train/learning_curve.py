@@ -178,6 +178,13 @@ def forecast(curve: Curve, wanted: Sequence[float], deviation: float) -> pd.Data
     return table
 
 
+def measure(table: FeatureTable, classes: Sequence[str], more: int) -> dict:
+    """Trace the curves of all `classes` and of the one with fewest images; → what `report_curves` makes of them."""
+    curve = trace_curve(table, len(classes))
+    smallest = int(np.bincount(table.labels[table.unaugmented]).argmin())
+    return report_curves(curve, subsample_class(table, curve, smallest), classes, more)
+
+
 def report_curves(curve: Curve, of_smallest: Curve, classes: Sequence[str], more: int) -> dict:
     """Gather what the report holds: the curve, its extension, and what `more` images of each or one class would gain.
 

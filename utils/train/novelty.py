@@ -1,7 +1,8 @@
 """Out-of-distribution images: how far an image lies from all classes, and whether that finds what is none of them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from utils import parallel
 from utils.config import SEED
 from utils.cross_validation import OutOfFold, fold_parts
+from utils.files import remembered_arrays
 from utils.intervals import resample_weights, wilson_interval
 from utils.train.feature_table import FeatureTable
 from utils.train.head import fit_discriminants, principal_axes
@@ -165,15 +167,23 @@ def evaluate(
     oof: OutOfFold,
     fold_of: np.ndarray,
     shipped: nn.Module,
+    cache: Path,
+    parts: Sequence[object],
 ) -> tuple[Detector, dict]:
     """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
 
-    `fold_of` (N,) are the folds behind `oof`. Returns the detector and, for the report: `auroc`, `caught`, `works` as
+    `fold_of` (N,) are the folds behind `oof`. What `leave_classes_out` finds is remembered in the `cache`, an .npz file,
+    by the `parts` that a training depends on. Returns the detector and, for the report: `auroc`, `caught`, `works` as
     in `score`; `threshold`, beyond which 5 % of the classes' images lie, out of fold; and `kept`, the share of the test
     part that is not called unknown.
     """
     known = (index["split"] != "test").to_numpy()
-    section = score(leave_classes_out(fit_network, table, index[known], fold_of[known], shipped))
+
+    def compute() -> dict[str, np.ndarray]:
+        shown = leave_classes_out(fit_network, table, index[known], fold_of[known], shipped)
+        return {name: np.array(column.tolist()) for name, column in shown.items()}
+
+    section = score(pd.DataFrame(remembered_arrays(cache, [*parts, fold_of.tolist(), known.tolist()], compute)))
     section["threshold"] = float(np.quantile(out_of_fold(oof, shipped, table, index, fold_of)[known], KEPT))
     detector, test = fit(shipped, table, index[index["split"] == "train"]), index[~known]
     kept = int((detector.distances(table.last_features_of(shipped, test)) <= section["threshold"]).sum())

@@ -13,6 +13,7 @@ from torch import nn
 from utils.config import SEED
 from utils.cross_validation import fit_and_predict, grouped_folds
 from utils.datasets import ImageDataset
+from utils.files import remembered
 from utils.intervals import compare_predictions
 from utils.train.feature_table import FeatureTable, extract
 from utils.train.head import Head
@@ -61,19 +62,21 @@ def compare_on(
     index: pd.DataFrame,
     minority: Sequence[str],
     versions: int,
-    cache: Path,
+    run: Path,
 ) -> pd.DataFrame:
     """Compare the strategies on at most 1,000 images of `index`, none of the test part; → the table of `compare`.
 
-    It is empty where no class is short of images.
+    It is empty where no class is short of images. Features and scores are remembered in the folder of the `run`.
     """
     if not minority:
         return pd.DataFrame()
     classes = sorted(index["class"].unique())
     known = index[index["split"] != "test"]
     known = known.sample(min(IMAGES, len(known)), random_state=SEED).sort_index()
-    table = extract(network, image_set, known, dict.fromkeys(classes, versions), cache)
-    return compare(table, [classes.index(name) for name in minority])
+    table = extract(network, image_set, known, dict.fromkeys(classes, versions), run / "features")
+    labels = [classes.index(name) for name in minority]
+    found = remembered(run / "strategies.json", [table.digest, labels], lambda: compare(table, labels).to_dict("index"))
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
 def compare(table: FeatureTable, minority: Sequence[int]) -> pd.DataFrame:
