@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pandas as pd
 from onnx_ir.passes import common as passes
 from onnxscript import OnnxFunction, script
 from onnxscript import opset20 as op
@@ -187,16 +188,16 @@ def _order_of_features(features: ir.Value) -> np.ndarray:
     return order
 
 
-def novelty_agreement(float_path: Path, int8_path: Path, details: dict, images: np.ndarray) -> float:
-    """Share of images (N, 3, H, W) of which INT8 says as fp32 does whether they are unknown; 1 without a novelty."""
-    if "novelty" not in details:
-        return 1.0
-    unknown = []
-    for path in (float_path, int8_path):
-        model = ir.load(path)
+def predict(path: Path, details: dict, images: np.ndarray) -> pd.DataFrame:
+    """Predict images (N, 3, H, W) by a file, with exact sums; → columns: class, its position, and unknown.
+
+    Without a `novelty` in the checkpoint's `details`, none is unknown.
+    """
+    model = ir.load(path)
+    if "novelty" in details:
         add_novelty(model, details["novelty"])
         passes.InlinePass()(model)
-        session = open_session(ir.to_proto(model).SerializeToString(), threads=1, precise=True)
-        _, distances = run_session(session, images)
-        unknown.append(distances > details["novelty_above"])
-    return float((unknown[0] == unknown[1]).mean())
+    session = open_session(ir.to_proto(model).SerializeToString(), threads=1, precise=True)
+    logits, *distances = run_session(session, images)
+    unknown = distances[0] > details["novelty_above"] if distances else False
+    return pd.DataFrame({"class": logits.argmax(axis=1), "unknown": unknown})

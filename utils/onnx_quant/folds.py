@@ -19,7 +19,7 @@ from utils.model import classifier_names
 from utils.onnx_quant.export import check_parity
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.ranges import CalibrationSet, evenly_spaced
-from utils.onnx_quant.recipes import Quantize, Recipe
+from utils.onnx_quant.recipes import SIDE_BY_SIDE, Quantize, Recipe
 from utils.session import open_session, run_session
 
 
@@ -58,7 +58,7 @@ def predict_folds(networks: Sequence[dict], pipeline: Pipeline, calibration: int
     """
     logits = {}
     predict = partial(_predict_fold, pipeline, pipeline.float_path.read_bytes(), calibration)
-    for held_out, predicted in parallel.run(predict, networks, "folds"):
+    for held_out, predicted in parallel.run(predict, networks, "folds", SIDE_BY_SIDE):
         for name, rows in predicted.items():
             logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
     return logits

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ import onnx_ir as ir
 import pandas as pd
 from onnxruntime.quantization import QuantType
 
-from utils.config import SEED, cpu_info
+from utils.config import SEED, THREADS, cpu_info
 from utils.files import remembered
 from utils.metrics import confusion, macro_f1, sqnr_db
 from utils.onnx_quant.graph import stem
@@ -25,6 +27,7 @@ from utils.stopwatch import time_calls
 LATENCY_TIE = 1.05  # times the fastest latency: what lies within is as fast, but for noise
 SQNR_TIE = 1.0  # dB
 ROUNDS = 15  # of timing
+SIDE_BY_SIDE = min(2, THREADS)  # files that are made at a time: most of it is Python, which runs one thread at a time
 X86 = {"x86_64", "amd64", "x86"}
 LAYERS_ONLY = ("Conv", "Gemm", "MatMul", "Relu", "Clip")  # layers with weights, and activations that fuse with them
 # what 8 bits are quick and close enough for besides; normalizations are not, nor is softmax
@@ -177,9 +180,7 @@ def _try(
     with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": scoring.float_path}
         precise = {recipe.name: recipe.weight_bits == 8 for recipe in recipes}  # as the file will be opened
-        for recipe in progress(recipes, "quantize"):
-            paths[recipe.name] = Path(folder) / f"{len(paths)}.onnx"
-            quantize(calibration_set.prepared_path, calibration_set, paths[recipe.name], recipe)
+        paths |= quantize_all({recipe.name: (calibration_set, recipe) for recipe in recipes}, quantize, Path(folder))
         logits = {}
         for name, path in progress(paths.items(), "score"):
             logits[name] = run_model(path, scoring.images, precise=precise.get(name, False))
@@ -193,6 +194,23 @@ def _try(
         row["valid_macro_f1"] = macro_f1(scoring.labels[valid], found[valid].argmax(1), found.shape[1])
         rows.append(row | {"bytes": sizes[name], "latency_ms": latency[name]})
     return rows
+
+
+def quantize_all(wanted: dict[str, tuple[CalibrationSet, Recipe]], quantize: Quantize, folder: Path) -> dict[str, Path]:
+    """Write an INT8 file for each name, some side by side; → their paths in the `folder`.
+
+    Each is made from a copy of the prepared file: ONNX Runtime 1.32 writes a file of a fixed name beside it.
+    """
+    paths = {name: folder / f"int8_{number}.onnx" for number, name in enumerate(wanted)}
+
+    def write(name: str) -> None:
+        images, recipe = wanted[name]
+        source = shutil.copy(images.prepared_path, paths[name].with_suffix(".prepared.onnx"))
+        quantize(source, images, paths[name], recipe)
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(progress(pool.map(write, wanted), "quantize", len(wanted)))
+    return paths
 
 
 def time_models(paths: dict[str, Path], image: np.ndarray, precise: Sequence[str] = ()) -> dict[str, float]:

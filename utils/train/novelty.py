@@ -172,8 +172,8 @@ def evaluate(
 ) -> tuple[Detector, dict]:
     """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
 
-    `fold_of` (N,) are the folds behind `oof`. What `leave_classes_out` finds is remembered in the `cache`, an .npz file,
-    by the `parts` that a training depends on. Returns the detector and, for the report: `auroc`, `caught`, `works` as
+    `fold_of` (N,) are the folds behind `oof`. What `leave_classes_out` finds is remembered in the .npz file `cache`, by
+    the `parts` that a training depends on. Returns the detector and, for the report: `auroc`, `caught`, `works` as
     in `score`; `threshold`, beyond which 5 % of the classes' images lie, out of fold; and `kept`, the share of the test
     part that is not called unknown.
     """
