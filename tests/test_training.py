@@ -228,23 +228,24 @@ def test_folds_of_another_training_or_split_are_refused_with_the_next_step(tmp_p
 
 
 def test_folds_are_trained_again_only_when_something_has_changed(tmp_path):
-    path, trained = tmp_path / "folds_conv_net.pth", []
+    path, trained, network, other = tmp_path / "folds_conv_net.pth", [], ConvNet(2), ConvNet(2)
 
-    def folds(parts: list, shipped: str = "network") -> OutOfFold:
-        def compute() -> OutOfFold:
-            trained.append(parts)
+    def folds(parts: list, shipped: ConvNet = network) -> OutOfFold:
+        def compute(shipped: ConvNet) -> OutOfFold:
+            trained.append(shipped)
             networks = [{"files": ["a.jpg"], "state": {"bias": torch.ones(2)}}]
             return OutOfFold(np.full((1, 3, 2), len(trained), np.float32), np.arange(3), networks, 0.7)
 
         return keep_folds(path, parts, compute, shipped, **DETAILS)
 
     first, second = folds([1]), folds([1])
-    assert len(trained) == 1 and load_folds(path, split_hash="0", shipped="network")["folds"][0]["files"] == ["a.jpg"]
+    known = load_folds(path, split_hash="0", shipped=fingerprint(network, whole=True))
+    assert len(trained) == 1 and known["folds"][0]["files"] == ["a.jpg"]
     assert (first.logits == second.logits).all() and (first.labels == second.labels).all()
     assert second.trained_on == 0.7 and second.networks[0]["state"]["bias"].tolist() == [1, 1]
-    assert folds([2]).logits[0, 0, 0] == 2 and folds([2], "another network").logits[0, 0, 0] == 3
+    assert folds([2]).logits[0, 0, 0] == 2 and folds([2], other).logits[0, 0, 0] == 3
     path.write_bytes(b"damaged")
-    assert folds([2], "another network").logits[0, 0, 0] == 4
+    assert folds([2], other).logits[0, 0, 0] == 4
 
 
 def test_the_same_seed_gives_the_same_predictions(data, tmp_path):

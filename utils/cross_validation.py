@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from utils import parallel
 from utils.checkpoint import save_folds
 from utils.config import SEED, THREADS, InputError, relative
+from utils.features import fingerprint
 from utils.files import cache_key, likely_cause, remembered_arrays
 from utils.intervals import codes
 from utils.model import classifier_names
@@ -190,23 +191,24 @@ def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
 
 
 def keep_folds(
-    path: Path, parts: Sequence[object], compute: Callable[[], OutOfFold], shipped: str, **details
+    path: Path, parts: Sequence[object], compute: Callable[..., OutOfFold], shipped: nn.Module, **details
 ) -> OutOfFold:
     """Return what `cross_validate` finds, computed anew if any of the `parts` that it depends on has changed.
 
-    The file holds it beside what `checkpoint.save_folds` writes: the networks, the `shipped` one's fingerprint, and
-    `details`.
+    `compute` takes the `shipped` network, which counts among these parts. The file holds what is found beside what
+    `checkpoint.save_folds` writes: the networks, the fingerprint of the shipped one, and `details`.
     """
-    key = cache_key([*parts, shipped, details])
+    network = fingerprint(shipped, whole=True)
+    key = cache_key([*parts, network, details])
     try:
         known = torch.load(path, weights_only=True, map_location="cpu")
     except Exception:  # none yet, or damaged: torch raises pickle, zip, EOF and runtime errors alike
         known = {}
     if known.get("key") == key:
         return OutOfFold(known["logits"].numpy(), known["labels"].numpy(), known["folds"], known["trained_on"])
-    oof = compute()
+    oof = compute(shipped=shipped)
     arrays = {"logits": torch.from_numpy(oof.logits), "labels": torch.from_numpy(oof.labels)}
-    save_folds(path, oof.networks, shipped, **details, **arrays, trained_on=oof.trained_on, key=key)
+    save_folds(path, oof.networks, network, **details, **arrays, trained_on=oof.trained_on, key=key)
     return oof
 
 

@@ -167,13 +167,13 @@ def evaluate(
     oof: OutOfFold,
     fold_of: np.ndarray,
     shipped: nn.Module,
-    cache: Path,
+    run: Path,
     parts: Sequence[object],
 ) -> tuple[Detector, dict]:
     """Fit the detector that may be deployed, and find out whether it works, without the test part's say.
 
-    `fold_of` (N,) are the folds behind `oof`. What `leave_classes_out` finds is remembered in the .npz file `cache`, by
-    the `parts` that a training depends on. Returns the detector and, for the report: `auroc`, `caught`, `works` as
+    `fold_of` (N,) are the folds behind `oof`. What `leave_classes_out` finds is remembered in the folder of the `run`,
+    by the `parts` that a training depends on. Returns the detector and, for the report: `auroc`, `caught`, `works` as
     in `score`; `threshold`, beyond which 5 % of the classes' images lie, out of fold; and `kept`, the share of the test
     part that is not called unknown.
     """
@@ -183,7 +183,8 @@ def evaluate(
         shown = leave_classes_out(fit_network, table, index[known], fold_of[known], shipped)
         return {name: np.array(column.tolist()) for name, column in shown.items()}
 
-    section = score(pd.DataFrame(remembered_arrays(cache, [*parts, fold_of.tolist(), known.tolist()], compute)))
+    parts = [*parts, fold_of.tolist(), known.tolist()]
+    section = score(pd.DataFrame(remembered_arrays(run / "classes_left_out.npz", parts, compute)))
     section["threshold"] = float(np.quantile(out_of_fold(oof, shipped, table, index, fold_of)[known], KEPT))
     detector, test = fit(shipped, table, index[index["split"] == "train"]), index[~known]
     kept = int((detector.distances(table.last_features_of(shipped, test)) <= section["threshold"]).sum())
