@@ -23,7 +23,7 @@ from utils.model import AllBlocks, load_model, replace_classifier
 from utils.pretrained import WithLinearHead, build_timm_model, pretrained_classes
 from utils.report import chosen_arch, update_report
 from utils.split import split_index
-from utils.train.grad_cam import check_maps, grad_cam, overlays, to_map
+from utils.train.grad_cam import grad_cam, overlays, to_map
 
 
 def build(arch: str) -> tuple[torch.nn.Module, dict]:
@@ -162,7 +162,6 @@ def test_a_network_without_a_map_says_so_and_breaks_nothing(capsys):
     assert "no map for this architecture" in capsys.readouterr().out
     plain = overlays([(image, 0) for image in images], heat, {"mean": [0.0] * 3, "std": [1.0] * 3})
     assert np.array_equal(plain[1], np.uint8(255 * images[1].permute(1, 2, 0).numpy()))
-    assert check_maps(model, images, heat, heat, [0, 1]).shape == (2, 0)
 
 
 # --- the choice

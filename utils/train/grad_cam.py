@@ -1,7 +1,5 @@
 """Where the network looked: Grad-CAM (Selvaraju et al. 2017), wrapped so that the model comes out as it went in."""
 
-import contextlib
-import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,16 +7,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from utils.config import SEED
 from utils.datasets import ImageDataset, make_loader, to_pixels
 from utils.model import AllBlocks, predict, without_head
 
@@ -131,42 +126,6 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a flat map has no ranks
         return np.nan_to_num([spearmanr(*pair).statistic for pair in pairs])
-
-
-def border_share(heat: np.ndarray, width: float = 0.1) -> np.ndarray:
-    """Share of the heat (N, H, W) that lies on the outer `width` of each side, where the object seldom is; → (N,)."""
-    rows = max(1, round(width * heat.shape[1]))
-    columns = max(1, round(width * heat.shape[2]))
-    inner = heat[:, rows:-rows, columns:-columns].sum(axis=(1, 2))
-    total = heat.sum(axis=(1, 2))
-    return 1 - np.divide(inner, total, out=np.ones_like(inner), where=total > 0)
-
-
-def faithfulness(model: nn.Module, images: Tensor, heat: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-    """ROAD: does the target's probability fall more when the hot pixels go than when the cold ones go? → (N,).
-
-    Above 0 the map points at what the network uses. Removed pixels are filled in from their surroundings (Rong et al.
-    2022, arXiv 2202.00449), half of them: each share that is tried takes half a second an image.
-    """
-    classify = nn.Sequential(model.eval(), nn.Softmax(dim=1))
-    metric = ROADCombined(percentiles=[50])
-    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)  # what is filled in gets a little noise
-        return metric(images, heat, [ClassifierOutputTarget(int(target)) for target in targets], classify)
-
-
-def check_maps(
-    model: nn.Module, images: Tensor, heat: np.ndarray, random_heat: np.ndarray, targets: Sequence[int]
-) -> pd.DataFrame:
-    """Measure how far maps (N, H, W) can be believed; a row per image, empty where the architecture has no map."""
-    if not np.isfinite(heat).all():
-        return pd.DataFrame(index=range(len(heat)))
-    columns = {
-        "likeness to random": similarity(heat, random_heat),
-        "heat on the border": border_share(heat),
-        "ROAD": faithfulness(model, images, heat, targets),
-    }
-    return pd.DataFrame(columns)
 
 
 def overlays(dataset: ImageDataset, heat: np.ndarray, preprocessing: dict) -> list[np.ndarray]:
