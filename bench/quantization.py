@@ -74,7 +74,7 @@ def compare(options: Options, folder: Path) -> None:
 
 def print_table(files: dict[str, Path], images: np.ndarray, labels: np.ndarray) -> None:
     """Score each model against the exported one on images (N, 3, H, W), time it, and print a row."""
-    from utils.onnx_quant.recipes import score
+    from utils.onnx_quant.candidates import score
 
     logits = {name: run_alone(path, images) for name, path in files.items()}
     latency = time_alone(files, images[:1])
@@ -94,17 +94,17 @@ def quantize_ours(quantize: Callable, calibration_set, float_path: Path) -> dict
     `quantize(prepared_path, calibration_set, target, recipe)` writes an INT8 file.
     """
     from utils.config import cpu_info
-    from utils.onnx_quant import export, recipes
+    from utils.onnx_quant import candidates, export, recipes
 
     cpu, prepared = cpu_info(), calibration_set.prepared_path
     images = calibration_set.sample(len(calibration_set))
     labels = np.array(calibration_set.image_set(calibration_set.index).labels)
-    scoring = recipes.ScoringSet(float_path, calibration_set.index.assign(split="valid"), images, labels)
+    scoring = candidates.ScoringSet(float_path, calibration_set.index.assign(split="valid"), images, labels)
     started = time.perf_counter()
     tried = recipes.candidate_recipes("any", cpu, prepared)
-    table = recipes.try_recipes(tried, quantize, calibration_set, scoring, float_path.with_name("search.json"))
-    table["within_budget"] = recipes.within_budget(table, BUDGET)
-    chosen = tried[recipes.choose(table) - 1]
+    table = candidates.try_recipes(tried, quantize, calibration_set, scoring, float_path.with_name("search.json"))
+    table["within_budget"] = candidates.within_budget(table, BUDGET)
+    chosen = tried[candidates.choose(table) - 1]
     print(f"chosen from {len(tried)} in {time.perf_counter() - started:.0f} s: {chosen.name}; VNNI: {cpu['vnni']}")
     kinds = {
         "int8": chosen,

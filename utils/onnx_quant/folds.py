@@ -16,10 +16,11 @@ from utils import checkpoint, features, parallel
 from utils.config import InputError
 from utils.datasets import make_loader
 from utils.model import classifier_names
+from utils.onnx_quant.candidates import SIDE_BY_SIDE
 from utils.onnx_quant.export import check_parity
 from utils.onnx_quant.graph import prepare
 from utils.onnx_quant.ranges import CalibrationSet, evenly_spaced
-from utils.onnx_quant.recipes import SIDE_BY_SIDE, Quantize, Recipe
+from utils.onnx_quant.recipes import Quantize, Recipe
 from utils.session import open_session, run_session
 
 
@@ -56,9 +57,12 @@ def predict_folds(networks: Sequence[dict], pipeline: Pipeline, calibration: int
     thing: the INT8 recipe was chosen once, on training and validation images of the split. Returns logits (N, C) of
     ``onnx`` and ``int8``, nan where no network predicted.
     """
-    logits = {}
+    logits, last = {}, set(classifier_names(pipeline.model))
+    only_last = last <= set(ir.load(pipeline.float_path).graph.initializers)
+    only_last &= all(set(network["state"]) == last for network in networks)
+    threads = SIDE_BY_SIDE if only_last else 1  # torch, which may have to export the others, does one at a time
     predict = partial(_predict_fold, pipeline, pipeline.float_path.read_bytes(), calibration)
-    for held_out, predicted in parallel.run(predict, networks, "folds", SIDE_BY_SIDE):
+    for held_out, predicted in parallel.run(predict, networks, "folds", threads):
         for name, rows in predicted.items():
             logits.setdefault(name, np.full((len(held_out), rows.shape[1]), np.nan))[held_out] = rows
     return logits
