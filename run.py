@@ -618,7 +618,7 @@ def write_kit(arguments: argparse.Namespace, name: str, data: str) -> int:
 
 def judge(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Compare what devices predicted, put it into the report and the card, and print it; → exit code."""
-    from utils.compare_models.elsewhere import judge
+    from utils.compare_models.kit import judge
     from utils.report import render
 
     print(render("elsewhere.md", rows=judge([Path(file) for file in arguments.photos], name)))
