@@ -597,7 +597,7 @@ def classify_photos(arguments: argparse.Namespace, name: str, data: str) -> int:
 
 def write_page(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Write a run's page, and say where it is and what it lacks; → exit code."""
-    from utils.page.page import write_page
+    from utils.compare_models.page import write_page
 
     page, missing = write_page(name, data)
     size = page.stat().st_size / 1e6

@@ -117,11 +117,11 @@ def predict_all(
     return {name: np.concatenate([batch[name] for batch in batches]) for name in models}
 
 
-def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, recipe: object) -> dict[str, np.ndarray]:
+def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, **made_from: object) -> dict[str, np.ndarray]:
     """Read what the folds' networks of onnx_quant.ipynb predict for images that they have not seen.
 
     → logits (N, C) of ``onnx`` and ``int8``, nan where no fold predicted; empty if onnx_quant was set to leave the
-    folds out. Raises InputError when split, network or INT8 `recipe` are no longer those that the logits belong to.
+    folds out. Raises InputError when split, network or what else is given (recipe=…) are not those of the logits.
     """
     if read_report(run).get("quantization", {}).get("fold_networks") == 0:
         return {}
@@ -130,7 +130,7 @@ def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, recipe: object) 
         index["path"],
         split=sha256(run / "split.csv"),
         model=sha256(run / f"fine_tuned_{arch}.pth"),
-        recipe=recipe,
+        **made_from,
     )
 
 
