@@ -21,7 +21,7 @@ from utils.features import extract_features
 from utils.images import scan_folder
 from utils.model import AllBlocks, load_model, replace_classifier
 from utils.pretrained import WithLinearHead, build_timm_model, pretrained_classes
-from utils.report import chosen_arch, update_report
+from utils.report import chosen_arch, render, update_report
 from utils.split import split_index
 from utils.train.grad_cam import check_maps, grad_cam, overlays, to_map
 
@@ -183,10 +183,12 @@ def test_fastest_of_those_as_good_as_the_best_is_taken():
     )
     assert networks.choose(found) == "middle"
     assert networks.choose(found.drop("middle")) == "large"
-    reason = networks.describe_choice("middle", found)
+    rows = found.to_dict("index")
+    reason = render("choice.txt", arch="middle", best="large", table=rows)
     assert reason.startswith("middle, of 4 the fastest") and "macro-F1 0.985 (0.800 to 1.000)" in reason
     assert reason.endswith("large, the best, has 0.990 and takes 2.0 times as long")
-    assert networks.describe_choice("large", found).startswith("large, the best of 4: macro-F1 0.990")
+    alone = render("choice.txt", arch="large", best="large", table=rows)
+    assert alone.startswith("large, the best of 4: macro-F1 0.990")
 
 
 def test_a_budget_that_nothing_fits_is_named_with_what_there_is():

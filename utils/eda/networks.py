@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from torch import nn
 from torch.utils.data import DataLoader
 
+from utils import plots
 from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
 from utils.cross_validation import LINEAR, out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
@@ -62,19 +64,25 @@ def choose_network(
     reason = f"{arch}, as given"
     if arch is None and folder == EMBEDDED:
         arch, reason = "conv_net", "conv_net, the one of the embedded images"
-    choosing = arch in (None, "auto")
-    names = available(constraints.networks) if choosing else [arch, *baselines(arch, constraints.networks)]
+    choosing, listed = arch in (None, "auto"), (constraints.networks or "").replace(",", " ").split()
+    if choosing:
+        names = available(listed)
+    elif constraints.networks is None:
+        names = [arch]
+    else:
+        names = baselines(arch, listed)
     photos = draw_photos(index, CHOICE_PHOTOS if choosing else BASELINE_PHOTOS)
     parts = names, photos[["path", "sha256", "group"]].to_csv(), CHECKPOINTS / "conv_net.pth"
     found = remembered(run / "networks.json", parts, partial(score_networks, names, folder, photos, run / "features"))
     table = tabulate(found, photos)
-    if choosing:
-        table = table[affordable(table, constraints)]
-        table = compare_with(table, table["macro_f1"].idxmax(), found, photos)
-        arch = choose(table)
-        return Comparison(arch, table, describe_choice(arch, table))
-    table = compare_with(table, arch, found, photos)
-    return Comparison(arch, table, reason, describe_hint(arch, table))
+    if not choosing:
+        table = compare_with(table, arch, found, photos)
+        return Comparison(arch, table, reason, describe_hint(arch, table))
+    table = table[affordable(table, constraints)]
+    best = table["macro_f1"].idxmax()
+    table = compare_with(table, best, found, photos)
+    arch = choose(table)
+    return Comparison(arch, table, render("choice.txt", arch=arch, best=best, table=table.to_dict("index")))
 
 
 def load(arch: str, folder: Path, index: pd.DataFrame) -> tuple[nn.Module, DataLoader]:
@@ -91,19 +99,18 @@ def draw_photos(index: pd.DataFrame, limit: int) -> pd.DataFrame:
     return known.assign(group=known["group"].factorize()[0])
 
 
-def available(listed: str | None = "") -> list[str]:
+def available(listed: Sequence[str]) -> list[str]:
     """Name the networks whose weights are installed, EfficientNet-Lite0 in four sizes of photos, and those `listed`."""
     sizes = [f"efficientnet_lite0@{pixels}" for pixels in (96, 128, 160)]
     packaged = [name for name in (*sizes, *PACKAGED) if is_installed(name)]
-    return list(dict.fromkeys(["conv_net", *packaged, *_names(listed)]))
+    return list(dict.fromkeys(["conv_net", *packaged, *listed]))
 
 
-def baselines(arch: str, listed: str | None = "") -> list[str]:
-    """Name the networks that `arch` is compared with in every run: not itself at another size, but those `listed`."""
-    if listed is None:
-        return []
-    others = [name for name in available() if name in ("conv_net", FAST) and split_arch(name)[0] != split_arch(arch)[0]]
-    return [name for name in dict.fromkeys([*others, *_names(listed)]) if name != arch]
+def baselines(arch: str, listed: Sequence[str]) -> list[str]:
+    """Name `arch` and what it is compared with in every run: not itself at another size, but the networks `listed`."""
+    usual = ["conv_net", FAST] if is_installed(FAST) else ["conv_net"]
+    others = [name for name in usual if split_arch(name)[0] != split_arch(arch)[0]]
+    return list(dict.fromkeys([arch, *others, *listed]))
 
 
 def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cache: Path) -> dict[str, dict]:
@@ -137,20 +144,16 @@ def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
     """
     labels, groups, rows = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy(), {}
     for name, row in found.items():
-        predictions = np.array(row["predictions"])
-        low, high = macro_f1_interval(labels, predictions, labels.max() + 1, groups)
-        score = macro_f1(labels, predictions, labels.max() + 1)
-        rows[name] = {"macro_f1": score, "low": low, "high": high, "latency_ms": row["latency_ms"]}
-        rows[name].update(bytes=row["bytes"], int8_ms=row["latency_ms"] * INT8_TIME)
-        rows[name].update(int8_kb=round(row["bytes"] * INT8_BYTES / 1000))
-    return pd.DataFrame.from_dict(rows, orient="index")
+        predictions, classes = np.array(row["predictions"]), labels.max() + 1
+        interval = macro_f1_interval(labels, predictions, classes, groups)
+        rows[name] = macro_f1(labels, predictions, classes), *interval, row["latency_ms"], row["bytes"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high", "latency_ms", "bytes"])
+    int8_kb = (table["bytes"] * INT8_BYTES / 1000).round().astype(int)
+    return table.assign(int8_ms=table["latency_ms"] * INT8_TIME, int8_kb=int8_kb)
 
 
 def compare_with(table: pd.DataFrame, reference: str, found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
-    """Add each network's macro-F1 minus that of a `reference`, paired, with its 95 % interval.
-
-    The columns are difference, difference_low and difference_high.
-    """
+    """Add each network's macro-F1 minus that of a `reference`, paired: difference, difference_low, difference_high."""
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
     predictions = {name: np.array(found[name]["predictions"]) for name in table.index}
     compared = compare_predictions(predictions, reference, labels, groups).drop(columns="macro_f1")
@@ -170,18 +173,12 @@ def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
 
 
 def choose(table: pd.DataFrame) -> str:
-    """Name the fastest network that is as good as the best one.
+    """Name the fastest network that scores at most 0.005 less than the best one and is not shown to be worse.
 
-    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
-    and with many a loss is that does not matter; so both count.
+    With few photos nothing is shown to be worse, and with many a loss is that does not matter; so both count.
     """
     good = (table["difference"] >= -TIE) & (table["difference_high"] >= 0)
     return str(table.loc[good, "int8_ms"].idxmin())
-
-
-def describe_choice(arch: str, table: pd.DataFrame) -> str:
-    """Say why a network was chosen, and by how much it is better or worse than others."""
-    return render("choice.txt", arch=arch, best=table["macro_f1"].idxmax(), table=table.to_dict("index"))
 
 
 def describe_hint(arch: str, table: pd.DataFrame) -> str:
@@ -201,5 +198,12 @@ def entries(table: pd.DataFrame) -> list[dict]:
     return shaped.drop(columns=["low", "high", "difference_low", "difference_high"]).to_dict("records")
 
 
-def _names(listed: str | None) -> list[str]:
-    return (listed or "").replace(",", " ").split()
+def draw(compared: pd.DataFrame, chosen: str, ax: Axes | None = None) -> Axes:
+    """Draw each network's score with its interval, the fastest first; beside its name, INT8's time, as estimated."""
+    rows = compared.sort_values("int8_ms").rename(columns={"macro_f1": "score"})
+    colors = [plots.COLORS[name == chosen] for name in rows.index]
+    names = [f"{name}, {time:.1f} ms" for name, time in rows["int8_ms"].items()]
+    ax = plots.intervals(rows.set_axis(names), colors, ax=ax)
+    ax.set_xlabel("macro-F1 out of fold, 95 % interval; ms for one photo in INT8, estimated")
+    ax.set_title("Networks on the same folds; orange: the one to go on with")
+    return ax

@@ -36,7 +36,7 @@ def main() -> int:
     """Check, and write down, what each file predicts here; returns 1 if a prediction differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="predictions of another runtime")
-    parser.add_argument("--file", choices=EXPECTED["files"], help="that they are of (default: the shipped one)")
+    parser.add_argument("--file", choices=EXPECTED["files"], help="the file they are of (default: the shipped one)")
     parser.add_argument("--runtime", default="another runtime", help="its name and version, with --csv")
     parser.add_argument("--ms", type=float, help="milliseconds that it took for a photo, with --csv")
     options = parser.parse_args()
