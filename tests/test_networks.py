@@ -249,12 +249,12 @@ def test_a_hint_is_given_only_beyond_doubt_and_says_what_it_costs():
     cost = {"latency_ms": 1.0, "bytes": 1000}
     slow = {"latency_ms": 12.0, "bytes": 1000}
     found = {"mine": {"predictions": bad.tolist(), **cost}, "theirs": {"predictions": better.tolist(), **slow}}
-    compared = networks.tabulate(found, photos)
-    hint = networks.describe_hint("mine", networks.compare_with(compared, "mine", found, photos))
+    costs = networks.estimate_costs(found)
+    hint = networks.describe_hint("mine", networks.tabulate(found, photos, costs, "mine"))
     assert re.match(
         r"Try `--arch theirs`: about 23 points better \(1\d to 3\d\) than mine, 12 times slower in this run", hint
     )
-    assert not networks.describe_hint("theirs", networks.compare_with(compared, "theirs", found, photos))
+    assert not networks.describe_hint("theirs", networks.tabulate(found, photos, costs, "theirs"))
 
 
 def test_timm_is_not_imported_for_the_default_network_alone():

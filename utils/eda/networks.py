@@ -59,7 +59,7 @@ def choose_network(
 
     Without a name, it is conv_net for the embedded images, and chosen for any others. All networks are judged by a
     linear classifier on frozen features, out of fold, without the test part; what was found is remembered in the folder
-    `run`. The table has the columns of `tabulate` and `compare_with`. Raises InputError if none keeps the constraints.
+    `run`. The table has the columns of `tabulate`. Raises InputError if no network keeps the constraints.
     """
     reason = f"{arch}, as given"
     if arch is None and folder == EMBEDDED:
@@ -74,14 +74,12 @@ def choose_network(
     photos = draw_photos(index, CHOICE_PHOTOS if choosing else BASELINE_PHOTOS)
     parts = names, photos[["path", "sha256", "group"]].to_csv(), CHECKPOINTS / "conv_net.pth"
     found = remembered(run / "networks.json", parts, partial(score_networks, names, folder, photos, run / "features"))
-    table = tabulate(found, photos)
+    costs = estimate_costs(found)
     if not choosing:
-        table = compare_with(table, arch, found, photos)
+        table = tabulate(found, photos, costs, arch)
         return Comparison(arch, table, reason, describe_hint(arch, table))
-    table = table[affordable(table, constraints)]
-    best = table["macro_f1"].idxmax()
-    table = compare_with(table, best, found, photos)
-    arch = choose(table)
+    table = tabulate(found, photos, costs[affordable(costs, constraints)])
+    arch, best = choose(table), table["macro_f1"].idxmax()
     return Comparison(arch, table, render("choice.txt", arch=arch, best=best, table=table.to_dict("index")))
 
 
@@ -136,28 +134,28 @@ def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cac
     return found
 
 
-def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
-    """Make a table of what `score_networks` found, a row per network.
+def estimate_costs(found: dict[str, dict]) -> pd.DataFrame:
+    """List latency_ms and bytes of each network's float graph, and int8_ms and int8_kb, estimated as shares of them."""
+    costs = pd.DataFrame(found).T[["latency_ms", "bytes"]].astype({"latency_ms": float, "bytes": int})
+    int8_kb = (costs["bytes"] * INT8_BYTES / 1000).round().astype(int)
+    return costs.assign(int8_ms=costs["latency_ms"] * INT8_TIME, int8_kb=int8_kb)
 
-    Columns: macro_f1 with its 95 % interval by group, low and high; latency_ms and bytes of the float graph; int8_ms
-    and int8_kb, estimated as fixed shares of them.
+
+def tabulate(found: dict[str, dict], photos: pd.DataFrame, costs: pd.DataFrame, reference: str = "") -> pd.DataFrame:
+    """Put the scores of the networks in `costs` beside these: macro_f1, low and high, its 95 % interval by group.
+
+    `difference` is the macro-F1 minus that of a `reference`, or of the best, paired; its interval is difference_low and
+    difference_high.
     """
-    labels, groups, rows = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy(), {}
-    for name, row in found.items():
-        predictions, classes = np.array(row["predictions"]), labels.max() + 1
-        interval = macro_f1_interval(labels, predictions, classes, groups)
-        rows[name] = macro_f1(labels, predictions, classes), *interval, row["latency_ms"], row["bytes"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high", "latency_ms", "bytes"])
-    int8_kb = (table["bytes"] * INT8_BYTES / 1000).round().astype(int)
-    return table.assign(int8_ms=table["latency_ms"] * INT8_TIME, int8_kb=int8_kb)
-
-
-def compare_with(table: pd.DataFrame, reference: str, found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
-    """Add each network's macro-F1 minus that of a `reference`, paired: difference, difference_low, difference_high."""
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
-    predictions = {name: np.array(found[name]["predictions"]) for name in table.index}
-    compared = compare_predictions(predictions, reference, labels, groups).drop(columns="macro_f1")
-    return table.join(compared.rename(columns={"low": "difference_low", "high": "difference_high"}))
+    predictions, rows = {name: np.array(found[name]["predictions"]) for name in costs.index}, {}
+    for name, row in predictions.items():
+        interval = macro_f1_interval(labels, row, labels.max() + 1, groups)
+        rows[name] = macro_f1(labels, row, labels.max() + 1), *interval
+    scores = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high"])
+    compared = compare_predictions(predictions, reference or scores["macro_f1"].idxmax(), labels, groups)
+    compared = compared.drop(columns="macro_f1").rename(columns={"low": "difference_low", "high": "difference_high"})
+    return scores.join([costs, compared])
 
 
 def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
