@@ -1,6 +1,5 @@
 """The model card, written from `report.json` alone, so that it cannot disagree with it."""
 
-import glob
 from datetime import date
 from pathlib import Path
 
@@ -39,7 +38,8 @@ def write_model_card(run: Path) -> None:
     report = read_report(run)
     ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
     name, classes = train.get("arch") or ship, report.get("dataset", {}).get("classes", {})
-    files = {path.name: path.stat().st_size for path in sorted(run.glob(f"{glob.escape(name)}*_deploy.onnx"))}
+    deployed = [run / f"{name}{kind}_deploy.onnx" for kind in ("", "_int8")]
+    files = {path.name: path.stat().st_size for path in deployed if path.exists()}
     use = f"{name}{DEPLOYED.get(ship)}"
     text = render(
         "card.md",

@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 
 from utils import parallel
 from utils.compare_models.predictor import Predictor
-from utils.config import BATCH, THREADS, InputError, project_path, relative, require
+from utils.config import BATCH, THREADS, project_path, relative, require
 from utils.cross_validation import load_logits
 from utils.datasets import ImageDataset, evaluation_transform, to_pixels
 from utils.files import sha256
@@ -38,10 +38,7 @@ def model_paths(run: Path, arch: str, others: dict[str, str]) -> dict[str, Path]
 
 
 def file_bytes(path: Path) -> int:
-    """Count a model's bytes on the disk, those outside the ``.onnx`` file included.
-
-    Raises InputError naming the external file that is missing, as when only the ``.onnx`` has been moved.
-    """
+    """Count a model's bytes on the disk, with those outside the ``.onnx`` file; InputError where these are missing."""
     files = {path}
     if path.suffix == ".onnx":
         with suppress(Exception):  # of many kinds: opening the model says what is wrong with a file
@@ -56,17 +53,17 @@ def check_alike(models: Sequence[Predictor]) -> None:
     """Raise InputError unless all files stem from one run: the same preprocessing and the same split."""
     for model in models[1:]:
         for name in ("preprocessing", "split_hash"):
-            if model.details.get(name) != models[0].details.get(name):
-                raise InputError(
-                    f"{relative(model.path)} and {relative(models[0].path)} differ in {name}, so they are not of one "
-                    "run: run train.ipynb and onnx_quant.ipynb again"
-                )
+            require(
+                model.details.get(name) == models[0].details.get(name),
+                f"{relative(model.path)} and {relative(models[0].path)} differ in {name}, so they are not of one run: "
+                "run train.ipynb and onnx_quant.ipynb again",
+            )
 
 
 def unsplit_index(folder: Path) -> pd.DataFrame:
     """List a folder's images, for models that this project did not make: columns path, class, group, split.
 
-    All count as test images, as long as the models never saw them; each is a group of its own but for exact copies.
+    All count as test images; each is a group of its own but for exact copies.
     """
     good, _ = scan_folder(folder)
     return good.assign(group=good["pixels"], split="test")[["path", "class", "group", "split"]]
@@ -99,8 +96,8 @@ def predict_all(
 ) -> dict[str, np.ndarray]:
     """Let each model predict all images of `index`, paths in `folder`; → logits (N, C) each, in the order of `models`.
 
-    Models with the same preprocessing share one pass over the images, a few of which are in memory at a time. `corrupt`
-    changes each image before it is prepared. Raises InputError when a model knows other classes.
+    Models with the same preprocessing share one pass over the images, each changed by `corrupt` before. Raises
+    InputError when a model knows other classes.
     """
     kinds = {name: repr(model.preprocessing) for name, model in models.items()}
     image_sets = {kinds[name]: image_set(model, folder, index, classes, corrupt) for name, model in models.items()}
@@ -125,20 +122,12 @@ def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, **made_from: obj
     """
     if read_report(run).get("quantization", {}).get("fold_networks") == 0:
         return {}
-    return load_logits(
-        run / f"out_of_fold_{arch}.npz",
-        index["path"],
-        split=sha256(run / "split.csv"),
-        model=sha256(run / f"fine_tuned_{arch}.pth"),
-        **made_from,
-    )
+    made_from |= {"split": sha256(run / "split.csv"), "model": sha256(run / f"fine_tuned_{arch}.pth")}
+    return load_logits(run / f"out_of_fold_{arch}.npz", index["path"], **made_from)
 
 
 def score_models(logits: dict[str, np.ndarray], index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Score each model's logits (N, C) for the images of `index`.
-
-    → a row each: macro-F1 as `score`, and its 95 % interval by group, `low` and `high`.
-    """
+    """Score each model's logits (N, C) for the images of `index`; → macro-F1 as score, and low and high, its interval."""
     labels, groups = index["class"].map(list(classes).index).to_numpy(), index["group"].to_numpy()
     return pd.DataFrame({name: repeated_score(outputs[None], labels, groups) for name, outputs in logits.items()}).T
 

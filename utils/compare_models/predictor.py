@@ -14,12 +14,10 @@ PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 class Predictor:
     """A model file (``.pth`` or ``.onnx``) as a function: images float32 (N, 3, H, W) → logits (N, C), on the CPU.
 
-    `details` holds what the file says of itself, such as classes and preprocessing. `preprocessing` is taken for a file
-    that says nothing of it, so that ONNX files of any origin can be opened: one float32 input (N, 3, H, W), its batch
-    free or fixed, whatever its name; of several outputs the first one counts. `run` takes all images in one call,
-    with so many `threads`.
-
-    torch and ONNX Runtime are imported only for files that need them: a process that is timed has to stay small.
+    `details` holds what the file says of itself, such as classes and preprocessing; `preprocessing` is for a file that
+    says nothing of it. ONNX files of any origin have one float32 input, its batch free or fixed; of several outputs the
+    first one counts. `run` takes all images in one call. torch and ONNX Runtime are imported only for files that need
+    them: a process that is timed has to stay small.
     """
 
     def __init__(self, path: Path, threads: int = 1, preprocessing: dict | None = None):

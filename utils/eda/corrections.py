@@ -27,9 +27,8 @@ def read_images(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Scan a folder and apply the run's corrections; → both tables of `scan_folder`, and what the report tells of them.
 
-    Classes are those of the folders, which `split` may say more about (`list_images`), or, if a table is given as
-    `labels`, those of its `columns` (`list_labelled`). Raises InputError as these and `apply_corrections` do, and when
-    the run's results are those of another folder.
+    Classes are those of the folders (`split`: see `list_images`) or of a table, `labels` (`columns`: see
+    `list_labelled`). Raises InputError as these and `apply_corrections` do, and for the results of another folder.
     """
     place = check_folder(run, folder)
     entries = list_labelled(folder, project_path(labels), columns) if labels else list_images(folder, split)
@@ -50,10 +49,9 @@ def apply_corrections(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
     """Give images the class that a person wrote into the run's ``corrections.csv``, and list dropped ones as refused.
 
-    A line without an action decides nothing; one with the class that the image has says that it is right. What was
-    filled in in ``suspects.csv`` moves to ``corrections.csv``. Returns both tables of `scan_folder`, corrected, and how
-    many images were `relabelled` and `dropped`. Raises InputError naming all lines whose image is gone or has changed,
-    whose action is no class, or that contradict each other, and the classes left with fewer than three images.
+    What was filled in in ``suspects.csv`` moves there; a line without an action decides nothing. Returns both tables of
+    `scan_folder`, corrected, and how many images were `relabelled` and `dropped`. Raises InputError naming all lines
+    that do not fit the images or contradict each other, and the classes left with fewer than three images.
     """
     path = run / "corrections.csv"
     known, filled = read_list(path), read_list(run / "suspects.csv")
@@ -97,10 +95,9 @@ def cautions(index: pd.DataFrame) -> str:
     alike = paths[paths.str.replace(ENDING, "", regex=True, case=False).duplicated(keep=False)]
     dark = paths[index["mode"].str.endswith(BLACK)]
     found = {
-        f"{listing(few)}: fewer than {FEW} images tell nothing of a class: numbers that rest on them, and their "
-        "intervals, may be chance": few,
-        f"{len(alike)} images bear the name of another one beside them ({listing(alike, 2)}). They are learned as "
-        "photos: if they are masks, or edits of one photo, move them out of the folder": alike,
+        f"{listing(few)}: fewer than {FEW} images tell nothing of a class, and its numbers may be chance": few,
+        f"{len(alike)} images bear the name of another one beside them ({listing(alike, 2)}): if they are masks, or "
+        "edits of one photo, move them out of the folder, or they are learned as photos": alike,
         f"images that are nearly black: {len(dark)} ({listing(dark, 2)}). If their colors have 10 to 14 bits in files "
         "of 16, scale them to 8": dark,
     }
@@ -158,15 +155,12 @@ def read_list(path: Path) -> pd.DataFrame:
 def write_list(path: Path, table: pd.DataFrame) -> None:
     """Write a list with the delimiter that it had, as text to spreadsheets: in UTF-8 with its mark, no formulas."""
     first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0] if path.exists() else ""
-    delimiter = max(",;\t", key=first_line.count)
+    delimiter, cells = max(",;\t", key=first_line.count), table.map(as_cell, na_action="ignore")
     try:
         with whole_file(path) as temporary:
-            cells = table.map(as_cell, na_action="ignore")
             cells.to_csv(temporary, sep=delimiter, index=False, encoding="utf-8-sig", lineterminator="\n")
     except PermissionError:
-        raise InputError(
-            f"{relative(path)} cannot be replaced: close it where it is open, and run this again"
-        ) from None
+        raise InputError(f"{relative(path)} cannot be replaced: close it where it is open") from None
 
 
 def _meanings(classes: Iterable[str]) -> dict[str, str]:

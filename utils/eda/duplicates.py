@@ -23,7 +23,6 @@ from utils.model import build_model
 from utils.split import name_groups
 
 NETWORK = "efficientnet_lite0@128"  # whatever ARCH is: the split must not depend on which network is trained
-CROPPED = 256  # pixels a side of a copy that was cropped
 ALTERED = 128  # images that are altered, twice
 FOUND = 0.95  # of altered copies, which are to be nearer than the threshold
 DEVIATIONS = 4  # robust standard deviations below the median: nearer to another class than chance explains
@@ -115,7 +114,7 @@ def alteration(prepare: Callable) -> Callable:
 
     ways = [
         v2.RandomHorizontalFlip(1),
-        v2.RandomResizedCrop(CROPPED, scale=(0.7, 0.95), ratio=(0.9, 1.1)),
+        v2.RandomResizedCrop(256, scale=(0.7, 0.95), ratio=(0.9, 1.1)),
         v2.RandomRotation(15),
         v2.ColorJitter(brightness=0.3, contrast=0.3),
         v2.JPEG((30, 70)),
@@ -130,12 +129,11 @@ def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Distance:
     same object, so the threshold of the sum is the data's own: 95 % of those nearest ones are farther.
     """
     used = np.flatnonzero(sum(color_histogram(picture) for picture in pictures))  # few of the 4,096 colors occur
-    counts = np.stack([color_histogram(picture)[used] for picture in pictures])
+    roots = np.sqrt([color_histogram(picture)[used] for picture in pictures], dtype=np.float32)
     side = pictures.shape[1] // THUMBNAIL
     blocks = pictures.reshape(len(pictures), THUMBNAIL, side, THUMBNAIL, side, 3)
     thumbnails = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pictures), -1)
-    # roots of the shares, whose cosine distance is Hellinger's; the thumbnails' distance is a root mean square
-    described = [Descriptor(np.sqrt(counts, dtype=np.float32), "cosine"), Descriptor(thumbnails, "euclidean")]
+    described = [Descriptor(roots, "cosine"), Descriptor(thumbnails, "euclidean")]  # the cosine of roots is Hellinger's
     scales = [max(np.median(nearest_of_another_class([one], labels)), 1e-6) for one in described]
     scaled = [one._replace(scale=scale) for one, scale in zip(described, scales, strict=True)]
     nearest = nearest_of_another_class(scaled, labels)
@@ -176,11 +174,10 @@ def pairs_across(index: pd.DataFrame, measure: Distance) -> np.ndarray:
 
 
 def group_by_looks(index: pd.DataFrame, measures: Sequence[Distance]) -> pd.Series:
-    """Group images of one class that are near-duplicates by one measure at least.
+    """Group images of one class that are near-duplicates by one measure at least, by the first image's name.
 
-    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to NEAR; it does not chain
-    look-alikes as single linkage does. It never merges two chains, so it is asked within each alone, without the
-    N × N distances of all images. Groups are named by their first image.
+    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to NEAR, and does not chain
+    look-alikes as single linkage does. It never merges two chains, so it is asked within each alone.
     """
     labels, groups = index["class"].to_numpy(), np.arange(len(index))
     for label in np.unique(labels):
@@ -196,8 +193,8 @@ def group_by_looks(index: pd.DataFrame, measures: Sequence[Distance]) -> pd.Seri
 def join_groups(index: pd.DataFrame, groups: pd.Series, pairs: Sequence | np.ndarray = ()) -> pd.Series:
     """Merge the groups of exact copies (same decoded pixels) and of `pairs` (P, 2).
 
-    They are named by the class and name of their first image, so that the same photos are split alike, and the same
-    folds are cut, whatever folders they lie in; by its path where another one is called the same.
+    They are named by the class and name of their first image, so that the same photos are split alike whatever folders
+    they lie in; by its path where another one is called the same.
     """
     numbers = groups.factorize()[0]
     first_copies = pd.Series(numbers).groupby(index["pixels"].to_numpy()).transform("first")
@@ -220,6 +217,5 @@ def _chains(measures: Sequence[Distance], members: np.ndarray) -> list[np.ndarra
 
 def _join(numbers: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Renumber groups (N,) so that `first[i]` and `second[i]`, two of the numbers, become one."""
-    size = numbers.max() + 1
-    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
+    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(numbers.max() + 1,) * 2)
     return connected_components(links, directed=False)[1][numbers]

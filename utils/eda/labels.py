@@ -21,8 +21,8 @@ def list_labelled(folder: Path, table: Path, columns: str | None = None) -> list
     """List the images below a data folder with the classes that a table gives them, by name or path.
 
     `columns` names those of file and class, with a comma between; None: the one whose cells name the most images, and
-    the one that is called label, class, target or alike. Refused are images that the table lists and that are missing,
-    those that it does not list, and those that it gives no class, or several. Raises InputError when it cannot be read.
+    the one that is called label, class, target or alike. Refused are images that are missing or not listed, or have no
+    class, or several. Raises InputError when the table cannot be read.
     """
     require(folder.is_dir(), f"the data folder {relative(folder)} does not exist: say where the images are")
     photos, rows = find_images(folder)[0], read_table(table)
@@ -51,10 +51,7 @@ def list_labelled(folder: Path, table: Path, columns: str | None = None) -> list
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table, all text; what its first line has most of parts its columns: commas, semicolons, tabs, bars.
-
-    Raises InputError when it cannot be read.
-    """
+    """Read a table, all text, parted by commas, semicolons, tabs or bars; raises InputError when it cannot be read."""
     options = {"engine": "python", "dtype": str, "encoding": "utf-8-sig", "keep_default_na": False}
     try:
         with path.open(encoding="utf-8-sig") as file:

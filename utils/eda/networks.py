@@ -114,8 +114,8 @@ def baselines(arch: str, listed: Sequence[str]) -> list[str]:
 def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cache: Path) -> dict[str, dict]:
     """Let a linear classifier predict each photo from each network's frozen features, on the same folds by group.
 
-    Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph, in ONNX
-    Runtime on this CPU; and `bytes` of that graph. The last layer, which is small, is not in it.
+    Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph without its
+    last layer, in ONNX Runtime on this CPU; and `bytes` of that graph.
     """
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
@@ -160,12 +160,12 @@ def tabulate(found: dict[str, dict], photos: pd.DataFrame, costs: pd.DataFrame, 
 
 def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
     """Tell which networks keep the constraints, by what INT8 is estimated to cost. Raises InputError if none does."""
-    kept = table["int8_ms"] <= (constraints.budget_ms or np.inf)
-    kept &= table["int8_kb"] <= (constraints.budget_kb or np.inf)
+    _, most_ms, most_kb = constraints
+    kept = (table["int8_ms"] <= (most_ms or np.inf)) & (table["int8_kb"] <= (most_kb or np.inf))
     require(
         kept.any(),
-        f"no network fits BUDGET_MS {constraints.budget_ms} and BUDGET_KB {constraints.budget_kb}: as INT8, the "
-        f"fastest takes about {table['int8_ms'].min():.2f} ms and the smallest {table['int8_kb'].min():.0f} kB",
+        f"no network fits BUDGET_MS {most_ms} and BUDGET_KB {most_kb}: as INT8, the fastest takes about "
+        f"{table['int8_ms'].min():.2f} ms and the smallest {table['int8_kb'].min():.0f} kB",
     )
     return kept
 
