@@ -127,7 +127,7 @@ def load_out_of_fold(run: Path, arch: str, index: pd.DataFrame, **made_from: obj
 
 
 def score_models(logits: dict[str, np.ndarray], index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Score each model's logits (N, C) for the images of `index`; → macro-F1 as score, and low and high, its interval."""
+    """Score each model's logits (N, C) for the images of `index`; → macro-F1 as score, its interval low, high."""
     labels, groups = index["class"].map(list(classes).index).to_numpy(), index["group"].to_numpy()
     return pd.DataFrame({name: repeated_score(outputs[None], labels, groups) for name, outputs in logits.items()}).T
 

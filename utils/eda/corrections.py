@@ -57,35 +57,21 @@ def apply_corrections(
     known, filled = read_list(path), read_list(run / "suspects.csv")
     decided = pd.concat([known, filled])[COLUMNS]
     decided = decided[decided["action"] != ""]
-    files = pd.concat([index, refused])
-    digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
     meanings = _meanings(index["class"].unique())
-    problems = _list_problems(decided, digests, meanings)
-    require(
-        not problems,
-        f"{relative(path)} does not fit the images: {'; '.join(problems)}. Mend these lines or take them out (they may "
-        "still stand in suspects.csv), and run EDA.ipynb again",
-    )
+    _stop_at_problems(path, decided, pd.concat([index, refused]), meanings)
     actions = decided.drop_duplicates("path").set_index("path").reindex(index["path"].map(plain)).set_axis(index.index)
     classes = {word.casefold(): name for word, name in meanings.items()}
     chosen = actions["action"].str.casefold().map(classes).fillna(index["class"])
     dropped = chosen == NO_CLASS
     corrected = index.assign(**{"class": chosen.where(~dropped, index["class"])})
-    counts = index["class"].value_counts().sort_index()
-    left = chosen.value_counts().reindex(counts.index, fill_value=0)
-    small = [f"{name} ({left[name]} of {counts[name]})" for name in counts.index if left[name] < min(3, counts[name])]
-    require(
-        not small,
-        f"{relative(path)} leaves too few images of {listing(small)}: each class needs 3 or more, to train, validate "
-        "and test. Take some of its lines out, or add images",
-    )
+    _stop_at_small_classes(path, index["class"], chosen)
     new = filled[(filled["action"] != "") & ~filled["path"].isin(known.loc[known["action"] != "", "path"])]
     if len(new):  # EDA will write the suspects anew
         write_list(path, pd.concat([known, new]))
     reasons = ("dropped by hand: " + actions["note"]).str.removesuffix(": ")
     refused = pd.concat([refused, index.assign(reason=reasons).loc[dropped, refused.columns]])
-    done = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
-    return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), done
+    counts = {"relabelled": int((corrected["class"] != index["class"]).sum()), "dropped": int(dropped.sum())}
+    return corrected[~dropped].reset_index(drop=True), refused.sort_values("path", ignore_index=True), counts
 
 
 def cautions(index: pd.DataFrame) -> str:
@@ -173,8 +159,9 @@ def _meanings(classes: Iterable[str]) -> dict[str, str]:
     return meanings | {f"class {DROP}": of_that_name, f"{DROP} image": NO_CLASS}
 
 
-def _list_problems(decided: pd.DataFrame, digests: dict[str, str], meanings: dict[str, str]) -> list[str]:
-    """Say what is wrong with the decisions, given the files' hashes by path and what actions mean."""
+def _stop_at_problems(path: Path, decided: pd.DataFrame, files: pd.DataFrame, meanings: dict[str, str]) -> None:
+    """Raise InputError where decisions do not fit the scanned files, or what actions may mean."""
+    digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
     problems, (*classes, drop) = [], meanings
     known = {word.casefold() for word in meanings}
     for name, lines in decided.groupby("path", sort=False):
@@ -189,4 +176,19 @@ def _list_problems(decided: pd.DataFrame, digests: dict[str, str], meanings: dic
             problems.append(f"{name}: its sha256 is missing, copy it from split.csv")
         elif (lines["sha256"].str.lower() != digests[name]).any():
             problems.append(f"{name}: the image has changed since, look at it again")
-    return problems
+    require(
+        not problems,
+        f"{relative(path)} does not fit the images: {'; '.join(problems)}. Mend these lines or take them out (they may "
+        "still stand in suspects.csv), and run EDA.ipynb again",
+    )
+
+
+def _stop_at_small_classes(path: Path, before: pd.Series, after: pd.Series) -> None:
+    counts = before.value_counts().sort_index()
+    left = after.value_counts().reindex(counts.index, fill_value=0)
+    small = [f"{name} ({left[name]} of {counts[name]})" for name in counts.index if left[name] < min(3, counts[name])]
+    require(
+        not small,
+        f"{relative(path)} leaves too few images of {listing(small)}: each class needs 3 or more, to train, validate "
+        "and test. Take some of its lines out, or add images",
+    )

@@ -134,8 +134,7 @@ def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Distance:
     blocks = pictures.reshape(len(pictures), THUMBNAIL, side, THUMBNAIL, side, 3)
     thumbnails = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pictures), -1)
     described = [Descriptor(roots, "cosine"), Descriptor(thumbnails, "euclidean")]  # the cosine of roots is Hellinger's
-    scales = [max(np.median(nearest_of_another_class([one], labels)), 1e-6) for one in described]
-    scaled = [one._replace(scale=scale) for one, scale in zip(described, scales, strict=True)]
+    scaled = [one._replace(scale=max(np.median(nearest_of_another_class([one], labels)), 1e-6)) for one in described]
     nearest = nearest_of_another_class(scaled, labels)
     distinct = nearest[nearest > COLOR_ROUNDING]  # a copy in another class is a wrong label, not a second object
     threshold = np.quantile(distinct, 1 - APART) if len(distinct) else COLOR_ROUNDING
