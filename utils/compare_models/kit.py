@@ -40,12 +40,14 @@ def write_kit(name: str, data: str = "") -> Path:
     """
     run, folder, shipped = CHECKPOINTS / name, kit_folder(name), shipped_file(name)
     report = read_report(run)
-    arch, photos = report["train"]["arch"], project_path(data or report["dataset"]["folder"])
+    arch = report["train"]["arch"]
+    photos = project_path(data or report["dataset"]["folder"])
     index = load_index(run / "split.csv", photos)
     details = read_metadata(open_session(shipped))
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "photos").mkdir(parents=True)
-    deployed, bare = [[f"{arch}{kind}{end}" for kind in ("_int8", "")] for end in ("_deploy.onnx", ".onnx")]
+    deployed = [f"{arch}_int8_deploy.onnx", f"{arch}_deploy.onnx"]
+    bare = [f"{arch}_int8.onnx", f"{arch}.onnx"]
     for file in (*deployed, *bare):
         shutil.copy(run / file, folder)
     float_file = f"{arch}_batch1.onnx"

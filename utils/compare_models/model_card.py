@@ -18,7 +18,8 @@ def model_entries(summary: pd.DataFrame, latency: pd.DataFrame, processes: pd.Da
     `summary` has a row per model: score, low, high, bytes, file; `latency` is what `latency.summarize` gives,
     `processes` what `latency.measure_latency` found.
     """
-    latency, entries = latency.assign(p50_ci95=latency[["low", "high"]].to_numpy().tolist()), {}
+    latency = latency.assign(p50_ci95=latency[["low", "high"]].to_numpy().tolist())
+    entries = {}
     for name, row in summary.iterrows():
         times = latency[latency["model"] == name].set_index("task")[["p50", "p90", "p99", "p50_ci95"]].to_dict("index")
         entries[name] = {

@@ -150,7 +150,7 @@ def write_list(path: Path, table: pd.DataFrame) -> None:
 
 
 def _meanings(classes: Iterable[str]) -> dict[str, str]:
-    """Map what may stand as an action, in letters of any case, to a class, or to NO_CLASS for an image to drop."""
+    """Map what may stand as an action, in letters of any case, to a class, and the last one to NO_CLASS."""
     meanings = {plain(name): name for name in sorted(classes)}
     clash = [word for word in meanings if word.casefold() == DROP]
     if not clash:
@@ -162,8 +162,8 @@ def _meanings(classes: Iterable[str]) -> dict[str, str]:
 def _stop_at_problems(path: Path, decided: pd.DataFrame, files: pd.DataFrame, meanings: dict[str, str]) -> None:
     """Raise InputError where decisions do not fit the scanned files, or what actions may mean."""
     digests = dict(zip(files["path"].map(plain), files["sha256"], strict=True))
-    problems, (*classes, drop) = [], meanings
-    known = {word.casefold() for word in meanings}
+    *classes, drop = meanings  # the last word drops an image
+    problems, known = [], {word.casefold() for word in meanings}
     for name, lines in decided.groupby("path", sort=False):
         actions = lines["action"].unique()
         unknown = [action for action in actions if action.casefold() not in known]

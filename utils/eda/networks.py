@@ -64,7 +64,8 @@ def choose_network(
     reason = f"{arch}, as given"
     if arch is None and folder == EMBEDDED:
         arch, reason = "conv_net", "conv_net, the one of the embedded images"
-    choosing, listed = arch in (None, "auto"), (constraints.networks or "").replace(",", " ").split()
+    choosing = arch in (None, "auto")
+    listed = (constraints.networks or "").replace(",", " ").split()
     if choosing:
         names = available(listed)
     elif constraints.networks is None:
@@ -148,7 +149,8 @@ def tabulate(found: dict[str, dict], photos: pd.DataFrame, costs: pd.DataFrame, 
     difference_high.
     """
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
-    predictions, rows = {name: np.array(found[name]["predictions"]) for name in costs.index}, {}
+    predictions = {name: np.array(found[name]["predictions"]) for name in costs.index}
+    rows = {}
     for name, row in predictions.items():
         interval = macro_f1_interval(labels, row, labels.max() + 1, groups)
         rows[name] = macro_f1(labels, row, labels.max() + 1), *interval

@@ -52,7 +52,8 @@ def draw_classes(features: np.ndarray, names: pd.Series, ax: Axes | None = None)
 
 def draw_images(features: np.ndarray, images: np.ndarray, ax: Axes | None = None) -> Axes:
     """Draw images (N, S, S, 3) at their first two components (N, K): at most 80, and none that would cover another."""
-    ax, points, shown = ax or plt.gca(), features[:, :2], []
+    ax, shown = ax or plt.gca(), []
+    points = features[:, :2]
     places = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
     for position in np.random.default_rng(SEED).permutation(len(points)):
         free = all(np.abs(places[position] - places[other]).max() > 0.055 for other in shown)
