@@ -597,7 +597,7 @@ def classify_photos(arguments: argparse.Namespace, name: str, data: str) -> int:
 
 def write_page(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Write a run's page, and say where it is and what it lacks; → exit code."""
-    from utils.page.page import write_page
+    from utils.compare_models.page import write_page
 
     page, missing = write_page(name, data)
     size = page.stat().st_size / 1e6
@@ -618,7 +618,7 @@ def write_kit(arguments: argparse.Namespace, name: str, data: str) -> int:
 
 def judge(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Compare what devices predicted, put it into the report and the card, and print it; → exit code."""
-    from utils.compare_models.elsewhere import judge
+    from utils.compare_models.kit import judge
     from utils.report import render
 
     print(render("elsewhere.md", rows=judge([Path(file) for file in arguments.photos], name)))

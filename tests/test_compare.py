@@ -193,7 +193,7 @@ def folds(tmp_path, photos):
 
 def test_answers_of_the_folds_are_read_as_they_were_written(folds):
     run, index, logits = folds
-    read = load_out_of_fold(run, "net", index, "U8S8")
+    read = load_out_of_fold(run, "net", index, recipe="U8S8")
     assert set(read) == {"onnx", "int8"} and all((read[name] == logits[name]).all() for name in read)
 
 
@@ -214,13 +214,13 @@ def test_answers_of_another_split_model_or_recipe_are_refused_by_name(folds, cha
     if changed == "images":
         index = index.iloc[1:]
     with pytest.raises(InputError, match=words):
-        load_out_of_fold(run, "net", index, "S8S8" if changed == "recipe" else "U8S8")
+        load_out_of_fold(run, "net", index, recipe="S8S8" if changed == "recipe" else "U8S8")
 
 
 def test_folds_that_were_left_out_are_not_asked_for_and_missing_ones_are(folds):
     run, index, _ = folds
     (run / "out_of_fold_net.npz").unlink()
     with pytest.raises(InputError, match="out_of_fold_net.npz does not exist: run onnx_quant.ipynb"):
-        load_out_of_fold(run, "net", index, "U8S8")
+        load_out_of_fold(run, "net", index, recipe="U8S8")
     update_report(run, "quantization", {"fold_networks": 0})
-    assert load_out_of_fold(run, "net", index, "U8S8") == {}
+    assert load_out_of_fold(run, "net", index, recipe="U8S8") == {}

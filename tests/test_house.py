@@ -1,4 +1,4 @@
-"""The house: a room per notebook and one for the page, and common ground that imports from none of them."""
+"""The house: a room per notebook, and common ground that imports from none of them."""
 
 import ast
 import json
@@ -11,7 +11,6 @@ from conftest import ROOT
 
 UTILS = ROOT / "utils"
 NOTEBOOKS = {"eda": "EDA", "train": "train", "onnx_quant": "onnx_quant", "compare_models": "compare_models"}
-ROOMS = [*NOTEBOOKS, "page"]  # the page is written by run.py
 MODULES = sorted(UTILS.rglob("*.py"))
 LARGE = {"torch", "pandas", "scipy", "sklearn"}
 SLOW = {"torchvision", "timm", "torch._dynamo"}  # a second or more each
@@ -30,12 +29,12 @@ def imported(source: str) -> set[str]:
 
 def rooms_of(source: str) -> set[str]:
     """List the rooms that Python code imports from."""
-    return {room for room in ROOMS for name in imported(source) if f"{name}.".startswith(f"utils.{room}.")}
+    return {room for room in NOTEBOOKS for name in imported(source) if f"{name}.".startswith(f"utils.{room}.")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(UTILS).as_posix())
 def test_module_imports_from_common_ground_and_its_own_room_alone(path: Path):
-    own = {path.parent.name} & set(ROOMS)
+    own = {path.parent.name} & set(NOTEBOOKS)
     assert rooms_of(path.read_text(encoding="utf-8")) <= own
 
 
@@ -47,7 +46,7 @@ def test_notebook_uses_its_own_room_alone(room: str):
 
 
 def test_packages_hold_a_docstring_only_and_common_ground_stays_small():
-    packages = [UTILS, *(UTILS / room for room in ROOMS)]
+    packages = [UTILS, *(UTILS / room for room in NOTEBOOKS)]
     assert sorted(path.parent for path in UTILS.rglob("__init__.py")) == sorted(packages)
     for package in packages:
         docstring, *others = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body

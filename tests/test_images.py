@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, fill_folder, fingerprint
 from PIL import Image, ImageOps
 
+from utils.compare_models.tryout import swapped_profile
 from utils.config import InputError
 from utils.images import read_image, scan_folder
 from utils.layout import find_images
-from utils.page.tryout import swapped_profile
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from utils.features import extract_features
 from utils.images import scan_folder
 from utils.model import AllBlocks, load_model, replace_classifier
 from utils.pretrained import WithLinearHead, build_timm_model, pretrained_classes
-from utils.report import chosen_arch, update_report
+from utils.report import chosen_arch, render, update_report
 from utils.split import split_index
 from utils.train.grad_cam import grad_cam, overlays, to_map
 
@@ -182,10 +182,12 @@ def test_fastest_of_those_as_good_as_the_best_is_taken():
     )
     assert networks.choose(found) == "middle"
     assert networks.choose(found.drop("middle")) == "large"
-    reason = networks.describe_choice("middle", found)
+    rows = found.to_dict("index")
+    reason = render("choice.txt", arch="middle", best="large", table=rows)
     assert reason.startswith("middle, of 4 the fastest") and "macro-F1 0.985 (0.800 to 1.000)" in reason
     assert reason.endswith("large, the best, has 0.990 and takes 2.0 times as long")
-    assert networks.describe_choice("large", found).startswith("large, the best of 4: macro-F1 0.990")
+    alone = render("choice.txt", arch="large", best="large", table=rows)
+    assert alone.startswith("large, the best of 4: macro-F1 0.990")
 
 
 def test_a_budget_that_nothing_fits_is_named_with_what_there_is():
@@ -246,12 +248,12 @@ def test_a_hint_is_given_only_beyond_doubt_and_says_what_it_costs():
     cost = {"latency_ms": 1.0, "bytes": 1000}
     slow = {"latency_ms": 12.0, "bytes": 1000}
     found = {"mine": {"predictions": bad.tolist(), **cost}, "theirs": {"predictions": better.tolist(), **slow}}
-    compared = networks.tabulate(found, photos)
-    hint = networks.describe_hint("mine", networks.compare_with(compared, "mine", found, photos))
+    costs = networks.estimate_costs(found)
+    hint = networks.describe_hint("mine", networks.tabulate(found, photos, costs, "mine"))
     assert re.match(
         r"Try `--arch theirs`: about 23 points better \(1\d to 3\d\) than mine, 12 times slower in this run", hint
     )
-    assert not networks.describe_hint("theirs", networks.compare_with(compared, "theirs", found, photos))
+    assert not networks.describe_hint("theirs", networks.tabulate(found, photos, costs, "theirs"))
 
 
 def test_timm_is_not_imported_for_the_default_network_alone():

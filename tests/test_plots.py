@@ -10,7 +10,7 @@ import pytest
 from utils import plots
 from utils.compare_models.figures import flips
 from utils.compare_models.paired import measure_shift
-from utils.eda.figures import scatter
+from utils.eda.probes import draw_classes
 
 NAMES = ["$5 and $10", "a$\\frac$", "b$_2$", r"\$"]
 
@@ -69,5 +69,5 @@ def test_long_titles_of_pictures_stay_legible_and_beside_each_other():
 def test_names_of_classes_that_lie_upon_each_other_can_be_read():
     names = pd.Series(["MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Free", "MT_Uneven"] * 30)
     _, ax = plt.subplots(figsize=(6.5, 5.5))
-    scatter(np.random.default_rng(0).normal(size=(180, 4)), names, ax=ax)
+    draw_classes(np.random.default_rng(0).normal(size=(180, 4)), names, ax=ax)
     assert len(ax.texts) == 6 and not overlapping(ax.texts)

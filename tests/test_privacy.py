@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 from offline import run_offline
 
+from utils.compare_models.tryout import read_runtime
 from utils.config import InputError
-from utils.page.tryout import read_runtime
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TELEMETRY = re.compile(r"microsoft|onnxruntime|deviceid|intel|telemetry|analytics", re.IGNORECASE)

@@ -10,7 +10,7 @@ import torch
 from nets import PREPROCESSING, to_onnx
 
 from bench.notebooks import define
-from utils.compare_models.runtimes import RUNTIMES, choose_runtimes, compare_runtimes
+from utils.compare_models.models import RUNTIMES, compare_runtimes
 from utils.config import CHECKPOINTS, ROOT, InputError, cpu_info
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.images import scan_folder
@@ -63,4 +63,4 @@ def test_files_give_the_same_answers_in_every_runtime(arch, pooled, tmp_path):
 
 def test_an_unknown_runtime_is_named():
     with pytest.raises(InputError, match=r"RUNTIMES \['TensorRT'\]: there are ONNX Runtime, .*OpenVINO"):
-        choose_runtimes(["TensorRT"])
+        compare_runtimes({}, np.zeros((1, 3, 8, 8)), ["TensorRT"])

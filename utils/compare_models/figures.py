@@ -59,11 +59,8 @@ def flips(shift: Shift, ax: Axes | None = None) -> Axes:
     ax.scatter(margins[flipped], moves[flipped], 50, MODEL_COLORS["int8"], edgecolors="black", zorder=3)
     label = f"above the line a prediction flips: {flipped.sum() or 'none'} did"
     ax.text(0.02, 0.97, label, transform=ax.transAxes, va="top")
-    ax.set(
-        xlabel="margin of the float model's prediction, in logits",
-        ylabel="INT8's move towards\nanother class, in logits",
-    )
     ax.set_title("How near each prediction was to flipping")
+    ax.set(xlabel="margin of the float model, in logits", ylabel="INT8's move towards\nanother class, in logits")
     ax.set(xscale="log", yscale="log", ylim=(low * 0.6, high), xlim=(margins.min() * 0.6, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
@@ -108,10 +105,9 @@ def robustness(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def trade_off(models: pd.DataFrame, budget: tuple[float, float], axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw macro-F1, ms for one image and kB of each model, in three `axes` side by side.
+    """Draw each model's score, latency_ms (both with low and high) and bytes, in three `axes` side by side.
 
-    `models` has one row per model: score, low, high, latency_ms, latency_low, latency_high, bytes. `budget` is what the
-    replacement may take at most and must score at least (ms, macro-F1): the dotted lines.
+    The dotted lines are the `budget`: what the replacement may take at most and must score at least (ms, macro-F1).
     """
     colors, kilobytes = model_colors(models.index), models["bytes"] / 1000
     plots.intervals(models, colors, ax=axes[0])

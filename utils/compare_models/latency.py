@@ -42,16 +42,11 @@ PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLO
 
 
 class Timing(NamedTuple):
-    """What `measure_latency` found.
+    """What `measure_latency` found."""
 
-    `calls`: a row per call: model, task (batch size, or "photo"), round, ms. `processes`: a row per model: load_ms,
-    cold_start_ms, peak_rss_mb after one image, peak_rss_mb_batch after all. `reference`: ms that the same fixed work
-    took in each round.
-    """
-
-    calls: pd.DataFrame
-    processes: pd.DataFrame
-    reference: np.ndarray
+    calls: pd.DataFrame  # a row per call: model, task (batch size, or "photo"), round, ms
+    processes: pd.DataFrame  # per model: load_ms, cold_start_ms, peak_rss_mb (one image), peak_rss_mb_batch (all)
+    reference: np.ndarray  # ms that the same fixed work took in each round
 
     def noise(self) -> dict:
         """Say how much longer the fixed work took in the slowest tenth of rounds (1.1: 10 %), and if that is `busy`."""
@@ -69,21 +64,22 @@ def measure_latency(
 ) -> Timing:
     """Time each model on the same photos, each in a process of its own with equal threads that do not spin.
 
-    In one process torch would wait for ONNX Runtime's idle threads (onnxruntime#13808). First each process starts while
-    nothing else runs; then all stay loaded, and each round visits every task in random order and, within a task, the
-    models in random order, one right after the other, so that a busy moment of the machine hits all alike. The first
-    batch size and whole photos are timed in every round, larger batches in two. There are fewer rounds than `rounds`
-    once the ratio of a `pair` of models is clear. `preprocessing` is for files that have none.
+    In one process torch would wait for ONNX Runtime's idle threads (onnxruntime#13808). Each process starts while
+    nothing else runs; then each round visits the tasks, and within a task the models, in random order, so that a busy
+    moment of the machine hits all alike. The first batch size and whole photos are timed in every round, larger batches
+    in two. Rounds end early once the ratio of a `pair` of models is clear. `preprocessing` is for files without.
     """
     import pandas as pd
 
-    generator = random.Random(SEED)
-    rows, reference = [], []
-    workers, started = {}, {}
-    numbers = np.random.default_rng(SEED).random(200_000)
+    generator, numbers = random.Random(SEED), np.random.default_rng(SEED).random(200_000)
+    rows, reference, workers, started = [], [], {}, {}
     with ExitStack() as stack:
         for name in progress(paths, "start"):
-            workers[name], started[name] = _start_process(stack, paths[name], list(photos), preprocessing)
+            begin = time.perf_counter()
+            # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
+            workers[name] = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+            started[name] = workers[name].submit(start, paths[name], list(photos), preprocessing).result()
+            started[name]["cold_start_ms"] = (time.perf_counter() - begin) * 1e3
         for number in progress(range(rounds), "latency"):
             reference.append(stopwatch.milliseconds(partial(np.sort, numbers)))
             tasks = [*(batch_sizes if number < BATCH_ROUNDS else batch_sizes[:1]), PHOTO]
@@ -99,16 +95,6 @@ def measure_latency(
     order = [*batch_sizes, PHOTO]  # which tables keep
     calls = calls.sort_values("task", key=lambda tasks: tasks.map(order.index), kind="stable")
     return Timing(calls, pd.DataFrame(started).T.rename_axis("model"), np.array(reference))
-
-
-def _start_process(stack: ExitStack, *arguments: object) -> tuple[ProcessPoolExecutor, dict[str, float]]:
-    """Start a process that ends with the stack, and let it predict a photo; → it, and what that took."""
-    begin = time.perf_counter()
-    # spawn, as on Windows and macOS: a fork would copy this process's threads and memory
-    worker = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-    found = worker.submit(start, *arguments).result()
-    found["cold_start_ms"] = (time.perf_counter() - begin) * 1e3
-    return worker, found
 
 
 def _visit(worker: ProcessPoolExecutor, task: int | str, warm: bool) -> list[float]:

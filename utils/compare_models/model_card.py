@@ -1,6 +1,5 @@
 """The model card, written from `report.json` alone, so that it cannot disagree with it."""
 
-import glob
 from datetime import date
 from pathlib import Path
 
@@ -19,18 +18,17 @@ def model_entries(summary: pd.DataFrame, latency: pd.DataFrame, processes: pd.Da
     `summary` has a row per model: score, low, high, bytes, file; `latency` is what `latency.summarize` gives,
     `processes` what `latency.measure_latency` found.
     """
+    latency = latency.assign(p50_ci95=latency[["low", "high"]].to_numpy().tolist())
     entries = {}
     for name, row in summary.iterrows():
-        times = latency[latency["model"] == name].set_index("task")
-        times["p50_ci95"] = times[["low", "high"]].to_numpy().tolist()
-        times = times[["p50", "p90", "p99", "p50_ci95"]]
+        times = latency[latency["model"] == name].set_index("task")[["p50", "p90", "p99", "p50_ci95"]].to_dict("index")
         entries[name] = {
             "file": row["file"],
             "macro_f1": row["score"],
             "ci95": [row["low"], row["high"]],
             "bytes": int(row["bytes"]),
-            "latency_ms": times.drop("photo").to_dict("index"),
-            "photo_to_answer_ms": times.loc["photo"].to_dict(),
+            "photo_to_answer_ms": times.pop("photo"),
+            "latency_ms": times,
             **processes.loc[name].to_dict(),
         }
     return entries
@@ -40,20 +38,37 @@ def write_model_card(run: Path) -> None:
     """Write ``MODEL_CARD.md`` of a run, with the metadata that the Hugging Face Hub reads."""
     report = read_report(run)
     ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
-    name = train.get("arch") or ship
-    files = {path.name: path.stat().st_size for path in sorted(run.glob(f"{glob.escape(name)}*_deploy.onnx"))}
+    name, classes = train.get("arch") or ship, report.get("dataset", {}).get("classes", {})
+    deployed = [run / f"{name}{kind}_deploy.onnx" for kind in ("", "_int8")]
+    files = {path.name: path.stat().st_size for path in deployed if path.exists()}
     use = f"{name}{DEPLOYED.get(ship)}"
     text = render(
         "card.md",
         report=report,
         name=name,
-        classes=report.get("dataset", {}).get("classes", {}),
+        classes=classes,
         deployed=files,
         use=use if use in files else None,
         vague=_least_known(train.get("oof_per_class")),
         made=date.today().isoformat(),
     )
-    metadata = _metadata(name, report)
+    score = EvalResult(  # the one to quote: out of fold, if there are folds
+        task_type="image-classification",
+        dataset_type="imagefolder",
+        dataset_name=listing(classes) or "images in folders",
+        dataset_split="all, out of fold" if "oof_macro_f1" in train else "test",
+        metric_type="f1",
+        metric_name="macro-F1",
+        metric_value=round(train.get("oof_macro_f1", report["comparison"]["models"][ship]["macro_f1"]), 4),
+    )
+    metadata = ModelCardData(
+        library_name="pytorch" if ship == "pytorch" else "onnx",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "int8"] if ship == "int8" else ["image-classification"],
+        metrics=["f1"],
+        model_name=name,
+        eval_results=[score],
+    )
     with whole_file(run / "MODEL_CARD.md") as temporary:
         ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}\n").save(temporary)
 
@@ -65,21 +80,3 @@ def _least_known(by_class: dict[str, dict] | None) -> dict | None:
     name, row = max(by_class.items(), key=lambda item: item[1]["recall high"] - item[1]["recall low"])
     ends = {end: round(100 * row[f"recall {end}"]) for end in ("low", "high")}
     return {"name": name, "images": row["images"], "groups": row["groups"]} | ends
-
-
-def _metadata(name: str, report: dict) -> ModelCardData:
-    """Describe what ships: its library, its tags, and the score to quote, out of fold if there are folds."""
-    ship, train = report["comparison"]["verdict"]["ship"], report.get("train", {})
-    part = "all, out of fold" if "oof_macro_f1" in train else "test"
-    score = train.get("oof_macro_f1", report["comparison"]["models"][ship]["macro_f1"])
-    dataset = listing(report.get("dataset", {}).get("classes", {})) or "images in folders"
-    kind = {"task_type": "image-classification", "dataset_type": "imagefolder", "dataset_name": dataset}
-    metric = {"metric_type": "f1", "metric_name": "macro-F1", "metric_value": round(score, 4)}
-    return ModelCardData(
-        library_name="pytorch" if ship == "pytorch" else "onnx",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "int8"] if ship == "int8" else ["image-classification"],
-        metrics=["f1"],
-        model_name=name,
-        eval_results=[EvalResult(dataset_split=part, **kind, **metric)],
-    )

@@ -23,7 +23,7 @@ class Shift(NamedTuple):
     after: np.ndarray  # (N,) predictions of the second model
     margins: np.ndarray  # (N, C) ≥ 0, of the first prediction to each other class
     moves: np.ndarray  # (N, C) ≥ 0, by how much each margin shrank
-    groups: np.ndarray  # (N,)
+    groups: np.ndarray  # (N,) numbers from 0
 
 
 def compare_predictions(
@@ -31,9 +31,8 @@ def compare_predictions(
 ) -> dict[str, object]:
     """Compare two models' logits (N, C) on the images of `index` (columns class, group), as the report has it.
 
-    → images, agreement and its interval, flips, exact McNemar p, macro-F1 of both, their paired difference with its
-    interval by group, the loss that is excluded (`excluded_loss`), recall differences per class, expected calibration
-    error of both. Images that a model has not predicted (nan) do not count.
+    McNemar's p is exact, differences are paired, intervals by group; `macro_f1_loss` is what `excluded_loss` says.
+    Images that a model has not predicted (nan) do not count.
     """
     predicted = ~np.isnan(reference + logits).any(axis=1)
     index, reference, logits = index[predicted], reference[predicted], logits[predicted]
@@ -84,14 +83,13 @@ def measure_shift(reference: np.ndarray, logits: np.ndarray, groups: np.ndarray)
     difference = logits - reference
     margins = reference[rows, before][:, None] - reference
     moves = np.maximum(difference - difference[rows, before][:, None], 0)
-    return Shift(before, logits.argmax(axis=1), margins, moves, groups)
+    return Shift(before, logits.argmax(axis=1), margins, moves, np.unique(groups, return_inverse=True)[1])
 
 
 def flip_ratios(shift: Shift) -> tuple[np.ndarray, np.ndarray]:
-    """Say how near each prediction came to a flip.
+    """Say how near each prediction came to a flip, and to which class (N,) it flipped, would first, or is nearest.
 
-    → the part (N,) of the margin to another class that the move has used up, above 1 where the prediction flipped; and
-    the class (N,) that it flipped to, would flip to first if the same move were longer, or is nearest to without one.
+    How near is the part (N,) of the margin to another class that the move has used up, above 1 where it flipped.
     """
     zero = np.zeros_like(shift.margins, dtype=float)
     ratios = np.divide(shift.moves, shift.margins, out=zero, where=shift.margins > 0)
@@ -105,8 +103,8 @@ def flip_ratios(shift: Shift) -> tuple[np.ndarray, np.ndarray]:
 def excluded_loss(labels: np.ndarray, shift: Shift, seen: float, counted: float) -> dict[str, float]:
     """Say which loss of macro-F1 is excluded (97.5 %), when `seen` was lost and counting flips excludes `counted`.
 
-    → counted, which holds whatever the noise of other images may be; bound, which margins and noise estimate where that
-    is less, though never below what was seen. The verdict goes by the bound.
+    `counted` holds whatever the noise of other images may be; the verdict goes by `bound`, what margins and noise
+    exclude where that is less, though never below what was seen.
     """
     effects, largest = intervals.flip_effects(labels, shift.before, flip_ratios(shift)[1], shift.margins.shape[1])
     estimate = estimate_loss(shift, np.maximum(-effects, 0), largest)
@@ -131,18 +129,17 @@ def _amplified(shift: Shift, losses: np.ndarray, largest: float) -> float:
     flips: the tail of the ratios has index 1, with which the flips above a threshold are extrapolated (Weissman 1978,
     JASA 73:812). Where the tail is heavier than that (Hill 1975, Annals of Statistics 3:1163), its own index counts.
     """
-    names = np.unique(shift.groups, return_inverse=True)[1]
-    count = names.max() + 1
+    count = shift.groups.max() + 1
     if count < FEWEST:
         return np.inf
     ratios = np.where(losses > 0, flip_ratios(shift)[0], 0)
     tops = np.zeros(count)
-    np.maximum.at(tops, names, ratios)
+    np.maximum.at(tops, shift.groups, ratios)
     *above, threshold = np.sort(tops)[::-1][: min(NEAREST, count // 8)]
     if not 0 < threshold < 1:  # as many flips are there to be counted, or fewer groups have been moved at all
         return np.inf
     index = min(1.0, len(above) / max(np.log(np.array(above) / threshold).sum(), 1e-9))
-    beyond = np.bincount(names, np.where(ratios > threshold, losses, 0))
+    beyond = np.bincount(shift.groups, np.where(ratios > threshold, losses, 0))
     return threshold**index * intervals.rare_sum_interval(beyond, largest)[1]
 
 
@@ -155,5 +152,4 @@ def _exchanged(shift: Shift, losses: np.ndarray) -> float:
         for image in tried:
             flips = (shift.moves[images] > shift.margins[image]).any(axis=1)
             expected[images] += flips * losses[image] / len(tried)
-    names = np.unique(shift.groups, return_inverse=True)[1]
-    return intervals.rare_sum_interval(np.bincount(names, expected), max(expected.max(), 1e-9))[1]
+    return intervals.rare_sum_interval(np.bincount(shift.groups, expected), max(expected.max(), 1e-9))[1]

@@ -1,12 +1,12 @@
 """One interface for every model file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils.config import BATCH, InputError, listing, relative
+from utils.config import BATCH, InputError, listing, relative, require
 
 PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 
@@ -14,26 +14,21 @@ PREPROCESSING = {"image_size", "interpolation", "mean", "std"}
 class Predictor:
     """A model file (``.pth`` or ``.onnx``) as a function: images float32 (N, 3, H, W) → logits (N, C), on the CPU.
 
-    `details` holds what the file says of itself, such as classes and preprocessing. `preprocessing` is taken for a file
-    that says nothing of it, so that ONNX files of any origin can be opened: one float32 input (N, 3, H, W), its batch
-    free or fixed, whatever its name; of several outputs the first one counts. `run` takes all images in one call,
-    with so many `threads`.
-
-    torch and ONNX Runtime are imported only for files that need them: a process that is timed has to stay small.
+    `details` holds what the file says of itself, such as classes and preprocessing; `preprocessing` is for a file that
+    says nothing of it. ONNX files of any origin have one float32 input, its batch free or fixed; of several outputs the
+    first one counts. `run` takes all images in one call. torch and ONNX Runtime are imported only for files that need
+    them: a process that is timed has to stay small.
     """
 
     def __init__(self, path: Path, threads: int = 1, preprocessing: dict | None = None):
         self.path, self.size = path, []
-        if path.suffix == ".onnx":
-            self._open_onnx(threads)
-        elif path.suffix == ".pth":
-            self._open_checkpoint(threads)
-        else:
-            raise InputError(f"{relative(path)}: a model file ends in .pth or .onnx")
+        openers = {".onnx": self._open_onnx, ".pth": self._open_checkpoint}
+        require(path.suffix in openers, f"{relative(path)}: a model file ends in .pth or .onnx")
+        self.run = openers[path.suffix](threads)
         if preprocessing and not _complete(self.details.get("preprocessing")):
             self.details["preprocessing"] = dict(preprocessing)
 
-    def _open_onnx(self, threads: int) -> None:
+    def _open_onnx(self, threads: int) -> Callable:
         from utils.session import open_to_predict, read_metadata
 
         session = open_to_predict(self.path, threads)
@@ -54,9 +49,9 @@ class Predictor:
             parts = [session.run(None, {entry.name: part})[0] for part in np.split(padded, calls)]
             return np.concatenate(parts)[: len(images)]
 
-        self.run = run
+        return run
 
-    def _open_checkpoint(self, threads: int) -> None:
+    def _open_checkpoint(self, threads: int) -> Callable:
         import torch
 
         from utils.model import load_model
@@ -68,7 +63,7 @@ class Predictor:
             with torch.inference_mode():
                 return model(torch.from_numpy(images)).numpy()
 
-        self.run = run
+        return run
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.concatenate([self.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
@@ -77,31 +72,31 @@ class Predictor:
     def preprocessing(self) -> dict:
         """How images are prepared; raises InputError when neither the file nor the caller says it, or both disagree."""
         stored = self.details.get("preprocessing")
-        if not _complete(stored):
-            raise InputError(
-                f"{relative(self.path)} does not say how its images are prepared: set PREPROCESSING to a dictionary "
-                "with image_size, interpolation, mean and std"
-            )
+        require(
+            _complete(stored),
+            f"{relative(self.path)} does not say how its images are prepared: set PREPROCESSING to a dictionary with "
+            "image_size, interpolation, mean and std",
+        )
         made = stored["image_size"]
-        if any(isinstance(side, int) and side != made for side in self.size):
-            raise InputError(
-                f"{relative(self.path)} takes {' × '.join(map(str, self.size))} pixels, but its preprocessing makes "
-                f"{made} × {made}: correct image_size"
-            )
+        require(
+            all(side == made for side in self.size if isinstance(side, int)),
+            f"{relative(self.path)} takes {' × '.join(map(str, self.size))} pixels, but its preprocessing makes "
+            f"{made} × {made}: correct image_size",
+        )
         return {name: stored[name] for name in sorted(PREPROCESSING)}
 
     def check_classes(self, classes: Sequence[str], logits: np.ndarray) -> None:
         """Raise InputError when the file names other classes, or in another order, or its logits are not (N, C)."""
-        stored = self.details.get("classes")
+        stored, given = self.details.get("classes"), f"the folder holds {listing(classes)}"
         if isinstance(stored, list) and stored != list(classes):
             raise InputError(
-                f"{relative(self.path)} predicts {listing(stored)}, but the folder holds "
-                f"{listing(classes)}: give the folder it was trained for, its classes in alphabetical order"
+                f"{relative(self.path)} predicts {listing(stored)}, but {given}: give the folder it was trained for, "
+                "its classes in alphabetical order"
             )
         if logits.ndim != 2 or logits.shape[1] != len(classes):
             raise InputError(
-                f"{relative(self.path)} returns shape {logits.shape}, but the folder holds {len(classes)} classes "
-                f"({listing(classes)}): give a classifier of these, in alphabetical order"
+                f"{relative(self.path)} returns shape {logits.shape}, but {given}: give a classifier of these, in "
+                "alphabetical order"
             )
 
 

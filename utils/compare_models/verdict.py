@@ -31,28 +31,34 @@ def decide(rule: Rule, models: pd.DataFrame, ratio: tuple[float, float], evidenc
     the interval of its latency `ratio` to the first must not reach beyond `NOT_SLOWER`; in each part of the `evidence`
     (where → what `compare_predictions` says) a loss of more than `margin` macro-F1 must be excluded; no minority class
     may be seen to lose more than `margin` of its recall, nor leave room for a loss of more than `minority_margin`.
-    Otherwise the first ships, or PyTorch, should that be faster. `models` has a row per model: bytes, latency_ms
-    (median, one image).
+    Otherwise the first ships, or PyTorch, should that be faster. `models` has a row per model: bytes, latency_ms.
 
-    → ship: a row of `models`; outcome: 'ship', 'not shown' where nothing is shown against the second model, or 'do not
-    ship' where it is worse, larger or slower; codes: what speaks against it, a dictionary each, faults before doubts;
-    numbers: what it rests on; turning_margin: the `margin` from which on it ships, None where no margin would do;
-    reason: all this in sentences, without the last full stop.
+    → ship: a row of `models`; outcome: 'ship', 'not shown', or 'do not ship' where the second is shown to be worse,
+    larger or slower; codes: what speaks against it, a dictionary each, faults before doubts; numbers: what it rests on;
+    turning_margin: the `margin` from which on it ships, None where none would do; reason: all this in sentences.
     """
     size = float(models["bytes"][rule.second] / models["bytes"][rule.first])
     timed = is_timed_here(rule.target)
     ratio = ratio if timed else None
     codes = _objections(rule, size, ratio, evidence)
-    outcome = "ship"
-    ship = rule.second
+    ship, outcome = rule.second, "ship"
     if codes:
         outcome = "do not ship" if codes[0]["code"] in FAULTS else "not shown"
         others = models.index.intersection([rule.first, "pytorch"] if timed else [rule.first])
         ship = str(models.loc[others, "latency_ms"].idxmin())
-    turning = _turning_margin(rule, size, ratio, evidence)
-    verdict = {"ship": ship, "outcome": outcome, "turning_margin": turning, "codes": codes}
-    verdict["numbers"] = _numbers(rule, size, ratio, evidence)
-    if turning is not None:  # or no number of images would do
+    losses = [pair["macro_f1_loss"] for pair in evidence.values()]
+    verdict = {"ship": ship, "outcome": outcome, "codes": codes}
+    verdict["turning_margin"] = _turning_margin(rule, size, ratio, evidence)
+    verdict["numbers"] = {
+        "margin": rule.margin,
+        "bound": _round_up(max(loss["bound"] for loss in losses)),
+        "counted": _round_up(max(loss["counted"] for loss in losses)),
+        "lost": max(0.0, *(-pair["macro_f1_delta"] for pair in evidence.values())),
+        "size": size,
+        "latency_ratio": ratio and list(ratio),
+        "target": rule.target,
+    }
+    if verdict["turning_margin"] is not None:  # or no number of images would do
         verdict["numbers"]["more_images"] = _more_images(rule, evidence)
     return verdict | {"reason": render("reason.txt", pair=[rule.first, rule.second], verdict=verdict)}
 
@@ -83,37 +89,17 @@ def _macro_f1_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
 def _recall_losses(rule: Rule, evidence: dict) -> Iterator[dict]:
     """Name, of the minority classes that lose too much, and of those that may, the one that loses most."""
     for where, pair in evidence.items():
-        seen, possible = {}, {}
-        for name in rule.minority:
-            difference, low, _ = pair["recall_delta"][name]
-            if -difference > rule.margin:
-                seen[name] = -difference
-            elif -low > rule.minority_margin:
-                possible[name] = -low
-        found = {"where": where, "images": pair["images"]}
-        if seen:
-            yield {"code": "recall lost", "allowed": rule.margin} | found | _largest(seen)
-        if possible:
-            yield {"code": "recall loss not excluded", "allowed": rule.minority_margin} | found | _largest(possible)
-
-
-def _largest(losses: dict[str, float]) -> dict:
-    """Name the class that loses most, and count the others."""
-    name = max(losses, key=losses.get)
-    return {"class": name, "loss": losses[name], "others": len(losses) - 1}
-
-
-def _numbers(rule: Rule, size: float, ratio: tuple[float, float] | None, evidence: dict) -> dict:
-    """Gather what the verdict rests on."""
-    return {
-        "margin": rule.margin,
-        "bound": _round_up(max(pair["macro_f1_loss"]["bound"] for pair in evidence.values())),
-        "counted": _round_up(max(pair["macro_f1_loss"]["counted"] for pair in evidence.values())),
-        "lost": max(0.0, *(-pair["macro_f1_delta"] for pair in evidence.values())),
-        "size": size,
-        "latency_ratio": ratio and list(ratio),
-        "target": rule.target,
-    }
+        recall = {name: pair["recall_delta"][name] for name in rule.minority}
+        seen = {name: -change for name, (change, _, _) in recall.items() if -change > rule.margin}
+        room = {name: -low for name, (_, low, _) in recall.items() if name not in seen and -low > rule.minority_margin}
+        for code, allowed, losses in (
+            ("recall lost", rule.margin, seen),
+            ("recall loss not excluded", rule.minority_margin, room),
+        ):
+            if losses:
+                name = max(losses, key=losses.get)
+                found = {"code": code, "allowed": allowed, "where": where, "images": pair["images"]}
+                yield found | {"class": name, "loss": losses[name], "others": len(losses) - 1}
 
 
 def _more_images(rule: Rule, evidence: dict) -> int:

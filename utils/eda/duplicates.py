@@ -1,11 +1,9 @@
 """Near-duplicates: copies of one photo and photos of one object, which have to stay on one side of the split."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,11 +22,7 @@ from utils.files import remembered_arrays
 from utils.model import build_model
 from utils.split import name_groups
 
-if TYPE_CHECKING:  # to import torchvision takes seconds, and once features are known, nothing is altered
-    from torchvision.transforms import v2
-
 NETWORK = "efficientnet_lite0@128"  # whatever ARCH is: the split must not depend on which network is trained
-CROPPED = 256  # pixels a side of a copy that was cropped
 ALTERED = 128  # images that are altered, twice
 FOUND = 0.95  # of altered copies, which are to be nearer than the threshold
 DEVIATIONS = 4  # robust standard deviations below the median: nearer to another class than chance explains
@@ -68,37 +62,32 @@ def group_images(folder: Path, index: pd.DataFrame, pictures: np.ndarray, patter
     Near-duplicates of two classes, of which one has the wrong label, are one group in any case. What was found is
     remembered in the folder `cache`.
     """
-    images = index[["path", "class", "sha256", "pixels"]].to_csv()
-    parts = [NETWORK, version("timm"), pattern, images]
-    known = remembered_arrays(
-        make_folder(cache) / "groups.npz", parts, lambda: _group_images(folder, index, pictures, pattern, cache)
-    )
+
+    def compute() -> dict[str, np.ndarray]:
+        features = describe_features(folder, index, cache)
+        pairs = across = pairs_across(index, features)
+        groups, told_by = name_groups(index, pattern), "file name"
+        unnamed = np.flatnonzero(groups == index["path"])
+        if len(unnamed):
+            colors = describe_colors(pictures, index["class"].to_numpy())
+            first = pd.Index(index["path"]).get_indexer(group_by_looks(index, [colors, features]))
+            pairs = np.concatenate([across, np.stack([unnamed, first[unnamed]], axis=1)])
+            told_by = "looks" if len(unnamed) == len(index) else "file names where they fit, and looks"
+        names = join_groups(index, groups, pairs).to_numpy(str)
+        return {"names": names, "told_by": np.array(told_by), "across": across}
+
+    parts = [NETWORK, version("timm"), pattern, index[["path", "class", "sha256", "pixels"]].to_csv()]
+    known = remembered_arrays(make_folder(cache) / "groups.npz", parts, compute)
     return Groups(pd.Series(known["names"], index.index, dtype=object), str(known["told_by"]), known["across"])
-
-
-def _group_images(
-    folder: Path, index: pd.DataFrame, pictures: np.ndarray, pattern: str, cache: Path
-) -> dict[str, np.ndarray]:
-    features = describe_features(folder, index, cache)
-    pairs = across = pairs_across(index, features)
-    groups, told_by = name_groups(index, pattern), "file name"
-    unnamed = np.flatnonzero(groups == index["path"])
-    if len(unnamed):
-        colors = describe_colors(pictures, index["class"].to_numpy())
-        first = pd.Index(index["path"]).get_indexer(group_by_looks(index, [colors, features]))
-        pairs = np.concatenate([across, np.stack([unnamed, first[unnamed]], axis=1)])
-        told_by = "looks" if len(unnamed) == len(index) else "file names where they fit, and looks"
-    names = join_groups(index, groups, pairs).to_numpy(str)
-    return {"names": names, "told_by": np.array(told_by), "across": across}
 
 
 def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Distance:
     """Describe images by a network's features: good at copies that were mirrored, cropped, turned or made brighter.
 
-    How far copies lie apart is measured: some images are altered, as annotation services do, and 95 % of these copies
-    lie within the threshold. Where images of different classes come nearer than that, it is lower: four standard
-    deviations below the median distance to the nearest image of another class, on a logarithmic scale, both taken
-    from the median and the median absolute deviation, which a few wrong labels do not move (Leys et al. 2013).
+    How far copies lie apart is measured: 95 % of the copies of some images, altered as annotation services do, lie
+    within the threshold. Where images of different classes come nearer, it is lower: four standard deviations below the
+    median distance to the nearest image of another class, on a logarithmic scale, by the median absolute deviation,
+    which a few wrong labels do not move (Leys et al. 2013).
     """
     network, preprocessing = build_model(NETWORK)
     prepare, classes = evaluation_transform(preprocessing), sorted(index["class"].unique())
@@ -119,13 +108,13 @@ def describe_features(folder: Path, index: pd.DataFrame, cache: Path) -> Distanc
     return [described._replace(scale=max(min(np.quantile(apart, FOUND), by_chance), ROUNDING))]
 
 
-def alteration(prepare: Callable) -> v2.Compose:
+def alteration(prepare: Callable) -> Callable:
     """Alter an image in one of five ways, drawn at random, before it is prepared."""
-    from torchvision.transforms import v2
+    from torchvision.transforms import v2  # takes seconds, and once features are known, nothing is altered
 
     ways = [
         v2.RandomHorizontalFlip(1),
-        v2.RandomResizedCrop(CROPPED, scale=(0.7, 0.95), ratio=(0.9, 1.1)),
+        v2.RandomResizedCrop(256, scale=(0.7, 0.95), ratio=(0.9, 1.1)),
         v2.RandomRotation(15),
         v2.ColorJitter(brightness=0.3, contrast=0.3),
         v2.JPEG((30, 70)),
@@ -136,18 +125,16 @@ def alteration(prepare: Callable) -> v2.Compose:
 def describe_colors(pictures: np.ndarray, labels: np.ndarray) -> Distance:
     """Describe pictures (N, S, S, 3) by colors and thumbnails: good at frames of one object, which features are not.
 
-    Each distance is in units of its median from an image to the nearest one of another class. Images of two classes
-    cannot show the same object, so the threshold of the sum is the data's own: 95 % of those nearest ones are farther.
+    Each distance is in units of its median from an image to the nearest one of another class. These two cannot show the
+    same object, so the threshold of the sum is the data's own: 95 % of those nearest ones are farther.
     """
     used = np.flatnonzero(sum(color_histogram(picture) for picture in pictures))  # few of the 4,096 colors occur
-    counts = np.stack([color_histogram(picture)[used] for picture in pictures])
+    roots = np.sqrt([color_histogram(picture)[used] for picture in pictures], dtype=np.float32)
     side = pictures.shape[1] // THUMBNAIL
     blocks = pictures.reshape(len(pictures), THUMBNAIL, side, THUMBNAIL, side, 3)
     thumbnails = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pictures), -1)
-    # roots of the shares, whose cosine distance is Hellinger's; the thumbnails' distance is a root mean square
-    described = [Descriptor(np.sqrt(counts, dtype=np.float32), "cosine"), Descriptor(thumbnails, "euclidean")]
-    scales = [max(np.median(nearest_of_another_class([one], labels)), 1e-6) for one in described]
-    scaled = [one._replace(scale=scale) for one, scale in zip(described, scales, strict=True)]
+    described = [Descriptor(roots, "cosine"), Descriptor(thumbnails, "euclidean")]  # the cosine of roots is Hellinger's
+    scaled = [one._replace(scale=max(np.median(nearest_of_another_class([one], labels)), 1e-6)) for one in described]
     nearest = nearest_of_another_class(scaled, labels)
     distinct = nearest[nearest > COLOR_ROUNDING]  # a copy in another class is a wrong label, not a second object
     threshold = np.quantile(distinct, 1 - APART) if len(distinct) else COLOR_ROUNDING
@@ -186,16 +173,14 @@ def pairs_across(index: pd.DataFrame, measure: Distance) -> np.ndarray:
 
 
 def group_by_looks(index: pd.DataFrame, measures: Sequence[Distance]) -> pd.Series:
-    """Group images of one class that are near-duplicates by one measure at least.
+    """Group images of one class that are near-duplicates by one measure at least, by the first image's name.
 
-    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to NEAR; it does not chain
-    look-alikes as single linkage does. It never merges two chains, so it is asked within each alone, without the
-    N × N distances of all images. Groups are named by their first image.
+    Average linkage (Sokal and Michener 1958) of the smallest distance merges images up to NEAR, and does not chain
+    look-alikes as single linkage does. It never merges two chains, so it is asked within each alone.
     """
     labels, groups = index["class"].to_numpy(), np.arange(len(index))
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        for chain in _chains(measures, members):
+        for chain in _chains(measures, np.flatnonzero(labels == label)):
             groups[chain] = chain[0]
             if 2 < len(chain) <= MAX_CHAIN:
                 square = np.min([distances(measure, chain, chain) for measure in measures], axis=0)
@@ -207,12 +192,11 @@ def group_by_looks(index: pd.DataFrame, measures: Sequence[Distance]) -> pd.Seri
 def join_groups(index: pd.DataFrame, groups: pd.Series, pairs: Sequence | np.ndarray = ()) -> pd.Series:
     """Merge the groups of exact copies (same decoded pixels) and of `pairs` (P, 2).
 
-    They are named by the class and name of their first image, so that the same photos are split alike, and the same
-    folds are cut, whatever folders they lie in; by its path where another one is called the same.
+    They are named by the class and name of their first image, so that the same photos are split alike whatever folders
+    they lie in; by its path where another one is called the same.
     """
-    numbers = pd.Series(groups.factorize()[0], index=index.index)
-    first_copies = numbers.groupby(index["pixels"]).transform("first").to_numpy()
-    numbers = numbers.to_numpy()
+    numbers = groups.factorize()[0]
+    first_copies = pd.Series(numbers).groupby(index["pixels"].to_numpy()).transform("first")
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     ones, others = np.concatenate([numbers, numbers[first]]), np.concatenate([first_copies, numbers[second]])
     names = index["class"] + "/" + index["path"].str.rpartition("/")[2]
@@ -232,6 +216,5 @@ def _chains(measures: Sequence[Distance], members: np.ndarray) -> list[np.ndarra
 
 def _join(numbers: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Renumber groups (N,) so that `first[i]` and `second[i]`, two of the numbers, become one."""
-    size = numbers.max() + 1
-    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
+    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(numbers.max() + 1,) * 2)
     return connected_components(links, directed=False)[1][numbers]

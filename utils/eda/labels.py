@@ -21,8 +21,8 @@ def list_labelled(folder: Path, table: Path, columns: str | None = None) -> list
     """List the images below a data folder with the classes that a table gives them, by name or path.
 
     `columns` names those of file and class, with a comma between; None: the one whose cells name the most images, and
-    the one that is called label, class, target or alike. Refused are images that the table lists and that are missing,
-    those that it does not list, and those that it gives no class, or several. Raises InputError when it cannot be read.
+    the one that is called label, class, target or alike. Refused are images that are missing or not listed, or have no
+    class, or several. Raises InputError when the table cannot be read.
     """
     require(folder.is_dir(), f"the data folder {relative(folder)} does not exist: say where the images are")
     photos, rows = find_images(folder)[0], read_table(table)
@@ -36,8 +36,13 @@ def list_labelled(folder: Path, table: Path, columns: str | None = None) -> list
             raise InputError(f"{relative(table)}: {cell} may be {which}: write their paths")
         labels[found[0]].add(unicodedata.normalize("NFC", label))
     labels.pop(folder, None)  # a line without a file's name
-    present = set(photos)
-    entries = [_entry(path, path in present, sorted(labels[path] - {""}), table.name) for path in labels]
+    present, entries = set(photos), []
+    for path, given in labels.items():
+        given = sorted(given - {""})
+        reason = "" if len(given) == 1 else f"{table.name} gives it {' and '.join(given) or 'no class'}"
+        if path not in present:
+            reason = f"{table.name} lists it, but it is not there"
+        entries.append(Entry(path, "" if reason else given[0], reason=reason))
     entries += [Entry(path, "", reason=f"{table.name} does not list it") for path in photos if path not in labels]
     classes = {entry.label for entry in entries} - {""}
     stop_at_two_spellings(table, classes)
@@ -45,33 +50,22 @@ def list_labelled(folder: Path, table: Path, columns: str | None = None) -> list
     return entries
 
 
-def _entry(path: Path, present: bool, labels: list[str], table: str) -> Entry:
-    if present and len(labels) == 1:
-        return Entry(path, labels[0])
-    given = f"{table} gives it {' and '.join(labels) or 'no class'}"
-    return Entry(path, "", reason=given if present else f"{table} lists it, but it is not there")
-
-
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table, all text; what its first line has most of parts its columns: commas, semicolons, tabs, bars.
-
-    Raises InputError when it cannot be read.
-    """
+    """Read a table, all text, parted by commas, semicolons, tabs or bars; raises InputError when it cannot be read."""
     options = {"engine": "python", "dtype": str, "encoding": "utf-8-sig", "keep_default_na": False}
     try:
         with path.open(encoding="utf-8-sig") as file:
             options["sep"] = max(",;\t|", key=file.readline().count)  # pandas may take a letter for it
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ParserWarning)  # a cell too many would be lost
+        with warnings.catch_warnings(action="error", category=ParserWarning):  # a cell too many would be lost
             table = pd.read_csv(path, index_col=False, **options).fillna("").map(str.strip)
     except OSError as error:
-        reason = f"{error.strerror}. Close it where it is open, or give its right name"
-        raise InputError(f"{relative(path)} cannot be read: {reason}, and run this again") from None
+        advice = "Close it where it is open, or give its right name"
+        raise InputError(f"{relative(path)} cannot be read: {error.strerror}. {advice}") from None
     except UnicodeDecodeError:
         raise InputError(f"{relative(path)} is not text in UTF-8: save it as “CSV UTF-8” in the spreadsheet") from None
     except (ParserError, ParserWarning) as error:
-        reason = f"{error}. Text with a comma in it needs quotes; mend that, and run EDA.ipynb again"
-        raise InputError(f"{relative(path)} cannot be read: {reason}") from None
+        advice = "Text with a comma in it needs quotes; mend that, and run EDA.ipynb again"
+        raise InputError(f"{relative(path)} cannot be read: {error}. {advice}") from None
     except EmptyDataError:
         return pd.DataFrame()
     return table.rename(columns=str.strip)

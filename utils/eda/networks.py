@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from torch import nn
 from torch.utils.data import DataLoader
 
+from utils import plots
 from utils.config import CHECKPOINTS, EMBEDDED, SEED, require
 from utils.cross_validation import LINEAR, out_of_fold
 from utils.datasets import ImageDataset, evaluation_transform, make_loader
@@ -57,24 +59,29 @@ def choose_network(
 
     Without a name, it is conv_net for the embedded images, and chosen for any others. All networks are judged by a
     linear classifier on frozen features, out of fold, without the test part; what was found is remembered in the folder
-    `run`. The table has the columns of `tabulate` and `compare_with`. Raises InputError if none keeps the constraints.
+    `run`. The table has the columns of `tabulate`. Raises InputError if no network keeps the constraints.
     """
     reason = f"{arch}, as given"
     if arch is None and folder == EMBEDDED:
         arch, reason = "conv_net", "conv_net, the one of the embedded images"
     choosing = arch in (None, "auto")
-    names = available(constraints.networks) if choosing else [arch, *baselines(arch, constraints.networks)]
+    listed = (constraints.networks or "").replace(",", " ").split()
+    if choosing:
+        names = available(listed)
+    elif constraints.networks is None:
+        names = [arch]
+    else:
+        names = baselines(arch, listed)
     photos = draw_photos(index, CHOICE_PHOTOS if choosing else BASELINE_PHOTOS)
     parts = names, photos[["path", "sha256", "group"]].to_csv(), CHECKPOINTS / "conv_net.pth"
     found = remembered(run / "networks.json", parts, partial(score_networks, names, folder, photos, run / "features"))
-    table = tabulate(found, photos)
-    if choosing:
-        table = table[affordable(table, constraints)]
-        table = compare_with(table, table["macro_f1"].idxmax(), found, photos)
-        arch = choose(table)
-        return Comparison(arch, table, describe_choice(arch, table))
-    table = compare_with(table, arch, found, photos)
-    return Comparison(arch, table, reason, describe_hint(arch, table))
+    costs = estimate_costs(found)
+    if not choosing:
+        table = tabulate(found, photos, costs, arch)
+        return Comparison(arch, table, reason, describe_hint(arch, table))
+    table = tabulate(found, photos, costs[affordable(costs, constraints)])
+    arch, best = choose(table), table["macro_f1"].idxmax()
+    return Comparison(arch, table, render("choice.txt", arch=arch, best=best, table=table.to_dict("index")))
 
 
 def load(arch: str, folder: Path, index: pd.DataFrame) -> tuple[nn.Module, DataLoader]:
@@ -91,26 +98,25 @@ def draw_photos(index: pd.DataFrame, limit: int) -> pd.DataFrame:
     return known.assign(group=known["group"].factorize()[0])
 
 
-def available(listed: str | None = "") -> list[str]:
+def available(listed: Sequence[str]) -> list[str]:
     """Name the networks whose weights are installed, EfficientNet-Lite0 in four sizes of photos, and those `listed`."""
     sizes = [f"efficientnet_lite0@{pixels}" for pixels in (96, 128, 160)]
     packaged = [name for name in (*sizes, *PACKAGED) if is_installed(name)]
-    return list(dict.fromkeys(["conv_net", *packaged, *_names(listed)]))
+    return list(dict.fromkeys(["conv_net", *packaged, *listed]))
 
 
-def baselines(arch: str, listed: str | None = "") -> list[str]:
-    """Name the networks that `arch` is compared with in every run: not itself at another size, but those `listed`."""
-    if listed is None:
-        return []
-    others = [name for name in available() if name in ("conv_net", FAST) and split_arch(name)[0] != split_arch(arch)[0]]
-    return [name for name in dict.fromkeys([*others, *_names(listed)]) if name != arch]
+def baselines(arch: str, listed: Sequence[str]) -> list[str]:
+    """Name `arch` and what it is compared with in every run: not itself at another size, but the networks `listed`."""
+    usual = ["conv_net", FAST] if is_installed(FAST) else ["conv_net"]
+    others = [name for name in usual if split_arch(name)[0] != split_arch(arch)[0]]
+    return list(dict.fromkeys([arch, *others, *listed]))
 
 
 def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cache: Path) -> dict[str, dict]:
     """Let a linear classifier predict each photo from each network's frozen features, on the same folds by group.
 
-    Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph, in ONNX
-    Runtime on this CPU; and `bytes` of that graph. The last layer, which is small, is not in it.
+    Returns by name: `predictions` (N,), out of fold; `latency_ms` of one photo in the exported float graph without its
+    last layer, in ONNX Runtime on this CPU; and `bytes` of that graph.
     """
     from utils.session import open_session  # EDA needs no ONNX Runtime otherwise
 
@@ -129,59 +135,50 @@ def score_networks(names: Sequence[str], folder: Path, photos: pd.DataFrame, cac
     return found
 
 
-def tabulate(found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
-    """Make a table of what `score_networks` found, a row per network.
-
-    Columns: macro_f1 with its 95 % interval by group, low and high; latency_ms and bytes of the float graph; int8_ms
-    and int8_kb, estimated as fixed shares of them.
-    """
-    labels, groups, rows = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy(), {}
-    for name, row in found.items():
-        predictions = np.array(row["predictions"])
-        low, high = macro_f1_interval(labels, predictions, labels.max() + 1, groups)
-        score = macro_f1(labels, predictions, labels.max() + 1)
-        rows[name] = {"macro_f1": score, "low": low, "high": high, "latency_ms": row["latency_ms"]}
-        rows[name].update(bytes=row["bytes"], int8_ms=row["latency_ms"] * INT8_TIME)
-        rows[name].update(int8_kb=round(row["bytes"] * INT8_BYTES / 1000))
-    return pd.DataFrame.from_dict(rows, orient="index")
+def estimate_costs(found: dict[str, dict]) -> pd.DataFrame:
+    """List latency_ms and bytes of each network's float graph, and int8_ms and int8_kb, estimated as shares of them."""
+    costs = pd.DataFrame(found).T[["latency_ms", "bytes"]].astype({"latency_ms": float, "bytes": int})
+    int8_kb = (costs["bytes"] * INT8_BYTES / 1000).round().astype(int)
+    return costs.assign(int8_ms=costs["latency_ms"] * INT8_TIME, int8_kb=int8_kb)
 
 
-def compare_with(table: pd.DataFrame, reference: str, found: dict[str, dict], photos: pd.DataFrame) -> pd.DataFrame:
-    """Add each network's macro-F1 minus that of a `reference`, paired, with its 95 % interval.
+def tabulate(found: dict[str, dict], photos: pd.DataFrame, costs: pd.DataFrame, reference: str = "") -> pd.DataFrame:
+    """Put the scores of the networks in `costs` beside these: macro_f1, low and high, its 95 % interval by group.
 
-    The columns are difference, difference_low and difference_high.
+    `difference` is the macro-F1 minus that of a `reference`, or of the best, paired; its interval is difference_low and
+    difference_high.
     """
     labels, groups = photos["class"].factorize(sort=True)[0], photos["group"].to_numpy()
-    predictions = {name: np.array(found[name]["predictions"]) for name in table.index}
-    compared = compare_predictions(predictions, reference, labels, groups).drop(columns="macro_f1")
-    return table.join(compared.rename(columns={"low": "difference_low", "high": "difference_high"}))
+    predictions = {name: np.array(found[name]["predictions"]) for name in costs.index}
+    rows = {}
+    for name, row in predictions.items():
+        interval = macro_f1_interval(labels, row, labels.max() + 1, groups)
+        rows[name] = macro_f1(labels, row, labels.max() + 1), *interval
+    scores = pd.DataFrame.from_dict(rows, orient="index", columns=["macro_f1", "low", "high"])
+    compared = compare_predictions(predictions, reference or scores["macro_f1"].idxmax(), labels, groups)
+    compared = compared.drop(columns="macro_f1").rename(columns={"low": "difference_low", "high": "difference_high"})
+    return scores.join([costs, compared])
 
 
 def affordable(table: pd.DataFrame, constraints: Constraints) -> pd.Series:
     """Tell which networks keep the constraints, by what INT8 is estimated to cost. Raises InputError if none does."""
-    kept = table["int8_ms"] <= (constraints.budget_ms or np.inf)
-    kept &= table["int8_kb"] <= (constraints.budget_kb or np.inf)
+    _, most_ms, most_kb = constraints
+    kept = (table["int8_ms"] <= (most_ms or np.inf)) & (table["int8_kb"] <= (most_kb or np.inf))
     require(
         kept.any(),
-        f"no network fits BUDGET_MS {constraints.budget_ms} and BUDGET_KB {constraints.budget_kb}: as INT8, the "
-        f"fastest takes about {table['int8_ms'].min():.2f} ms and the smallest {table['int8_kb'].min():.0f} kB",
+        f"no network fits BUDGET_MS {most_ms} and BUDGET_KB {most_kb}: as INT8, the fastest takes about "
+        f"{table['int8_ms'].min():.2f} ms and the smallest {table['int8_kb'].min():.0f} kB",
     )
     return kept
 
 
 def choose(table: pd.DataFrame) -> str:
-    """Name the fastest network that is as good as the best one.
+    """Name the fastest network that scores at most 0.005 less than the best one and is not shown to be worse.
 
-    As good is what scores at most 0.005 less and is not shown to be worse. With few photos nothing is shown to be so,
-    and with many a loss is that does not matter; so both count.
+    With few photos nothing is shown to be worse, and with many a loss is that does not matter; so both count.
     """
     good = (table["difference"] >= -TIE) & (table["difference_high"] >= 0)
     return str(table.loc[good, "int8_ms"].idxmin())
-
-
-def describe_choice(arch: str, table: pd.DataFrame) -> str:
-    """Say why a network was chosen, and by how much it is better or worse than others."""
-    return render("choice.txt", arch=arch, best=table["macro_f1"].idxmax(), table=table.to_dict("index"))
 
 
 def describe_hint(arch: str, table: pd.DataFrame) -> str:
@@ -201,5 +198,12 @@ def entries(table: pd.DataFrame) -> list[dict]:
     return shaped.drop(columns=["low", "high", "difference_low", "difference_high"]).to_dict("records")
 
 
-def _names(listed: str | None) -> list[str]:
-    return (listed or "").replace(",", " ").split()
+def draw(compared: pd.DataFrame, chosen: str, ax: Axes | None = None) -> Axes:
+    """Draw each network's score with its interval, the fastest first; beside its name, INT8's time, as estimated."""
+    rows = compared.sort_values("int8_ms").rename(columns={"macro_f1": "score"})
+    colors = [plots.COLORS[name == chosen] for name in rows.index]
+    names = [f"{name}, {time:.1f} ms" for name, time in rows["int8_ms"].items()]
+    ax = plots.intervals(rows.set_axis(names), colors, ax=ax)
+    ax.set_xlabel("macro-F1 out of fold, 95 % interval; ms for one photo in INT8, estimated")
+    ax.set_title("Networks on the same folds; orange: the one to go on with")
+    return ax

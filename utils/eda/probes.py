@@ -1,12 +1,16 @@
-"""Simple classifiers that say what features know about the classes, always asked about groups they have not seen."""
+"""What features know about the classes: drawn, in clusters, and by simple classifiers asked about unseen groups."""
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from sklearn import config_context
 from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,6 +20,7 @@ from utils.eda.duplicates import color_histogram
 from utils.features import compact, extract_features, last_block
 from utils.intervals import repeated_difference, repeated_score, wilson_interval
 from utils.model import randomised
+from utils.plots import COLORS, apart, table
 
 FOREST = ExtraTreesClassifier(min_samples_leaf=5, class_weight="balanced", random_state=SEED)
 
@@ -25,16 +30,58 @@ def frozen_features(network: nn.Module, loader: DataLoader, cache: Path | None =
     return compact(last_block(extract_features(network, loader, cache), network.sizes))
 
 
+def draw_classes(features: np.ndarray, names: pd.Series, ax: Axes | None = None) -> Axes:
+    """Draw the first two principal components (N, K) colored by name, each name amid its points (up to 20 names)."""
+    ax = ax or plt.gca()
+    known = np.unique(names)
+    middles = np.array([np.median(features[names == name, :2], axis=0) for name in known])
+    order = middles[:, 1].argsort()
+    middles[order, 1] = apart(middles[order, 1], 0.07 * np.ptp(features[:, 1]))
+    for position, (name, middle) in enumerate(zip(known, middles, strict=True)):
+        color = COLORS[position % len(COLORS)]
+        ax.scatter(*features[names == name, :2].T, s=14, color=color, alpha=0.6, linewidths=0)
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": color, "alpha": 0.8}
+        if len(known) <= 20:
+            ax.text(*middle, name, ha="center", va="center", color=color, weight="bold", bbox=box, zorder=1000)
+    variances = features.var(axis=0)
+    first, second = variances[:2] / (variances.sum() or 1)
+    ax.set(xlabel=f"first component ({first:.0%} of the variance)", ylabel=f"second component ({second:.0%})")
+    ax.set_title("Features of the images, by class")
+    return ax
+
+
+def draw_images(features: np.ndarray, images: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Draw images (N, S, S, 3) at their first two components (N, K): at most 80, and none that would cover another."""
+    ax, shown = ax or plt.gca(), []
+    points = features[:, :2]
+    places = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+    for position in np.random.default_rng(SEED).permutation(len(points)):
+        free = all(np.abs(places[position] - places[other]).max() > 0.055 for other in shown)
+        if free and len(shown) < 80:
+            shown.append(position)
+            ax.add_artist(AnnotationBbox(OffsetImage(images[position], zoom=0.4), points[position], frameon=False))
+    return ax
+
+
 def clusters(features: np.ndarray, number: int) -> np.ndarray:
     """Put images into clusters by KMeans, fewer than `number` where fewer images differ; → each one's cluster (N,)."""
     distinct = len(np.unique(features.round(3), axis=0))
     return KMeans(min(number, distinct), n_init=10, random_state=SEED).fit_predict(features)
 
 
-def controls(network: nn.Module, loader: DataLoader, pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Describe images without any pretraining: features by the same network with random weights, colors, and pixels.
+def draw_clusters(classes: pd.Series, cluster: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Draw how many images of each class lie in each cluster (N,), and how well both agree."""
+    held = pd.crosstab(classes, cluster)
+    held = held[held.idxmax().sort_values(kind="stable").index].set_axis(range(1, held.shape[1] + 1), axis=1)
+    ax = table(held.rename_axis(columns="cluster"), ax=ax)
+    ax.set_title(f"{held.shape[1]} clusters: ARI {adjusted_rand_score(classes, cluster):.2f}")
+    return ax
 
-    `pictures` (N, S, S, 3) are those of the loader. Returns compact features (N, D) by name.
+
+def controls(network: nn.Module, loader: DataLoader, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Describe images without any pretraining, by random weights, colors, and pixels; → features (N, D) by name.
+
+    `pictures` (N, S, S, 3) are those of the loader.
     """
     colors = np.sqrt([color_histogram(picture, levels=4) for picture in pictures])
     return {
@@ -94,8 +141,7 @@ def label_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nd
     reaches the mean over the images that carry this label; a suspect's most probable confident class is not its label.
     Where no class is confident, the most probable one counts.
     """
-    classes = range(probabilities.shape[1])
-    thresholds = np.array([probabilities[labels == label, label].mean() for label in classes])
+    thresholds = np.array([row[labels == label].mean() for label, row in enumerate(probabilities.T)])
     confident = np.where(probabilities >= thresholds, probabilities, 0)
     other = np.where(confident.any(axis=1, keepdims=True), confident, probabilities).argmax(axis=1)
     suspects = np.flatnonzero(other != labels)

@@ -36,19 +36,15 @@ def main() -> int:
     """Check, and write down, what each file predicts here; returns 1 if a prediction differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="predictions of another runtime")
-    parser.add_argument(
-        "--file", choices=list(EXPECTED["files"]), help="the file that they are of (default: the shipped one)"
-    )
+    parser.add_argument("--file", choices=EXPECTED["files"], help="the file they are of (default: the shipped one)")
     parser.add_argument("--runtime", default="another runtime", help="its name and version, with --csv")
     parser.add_argument("--ms", type=float, help="milliseconds that it took for a photo, with --csv")
     options = parser.parse_args()
     if options.csv:
-        file = options.file or EXPECTED["shipped"]
-        results = {file: (options.runtime, read_table(options.csv), options.ms)}
-    else:
-        files = [options.file] if options.file else list(EXPECTED["files"])
-        results = {file: run_file(HERE / file) for file in files}
-    return int(any([report(file, *result) for file, result in results.items()]))
+        found = read_table(options.csv)
+        return int(report(options.file or EXPECTED["shipped"], options.runtime, found, options.ms))
+    files = [options.file] if options.file else EXPECTED["files"]
+    return int(any([report(file, *run_file(HERE / file)) for file in files]))
 
 
 def run_file(path: Path) -> tuple:
@@ -97,15 +93,14 @@ def report(file: str, runtime: str, found: dict, milliseconds: float) -> bool:
     """Print how the predictions compare with the expected ones, and write them down; returns whether any differs."""
     expected = {name: np.array(photo["probabilities"][file]) for name, photo in EXPECTED["photos"].items()}
     other = [name for name, values in expected.items() if values.argmax() != np.argmax(found[name])]
+    same, count = len(expected) - len(other), len(expected)
     largest = max(np.abs(values - found[name]).max() for name, values in expected.items())
     pace = f"; {milliseconds:.1f} ms a photo" if milliseconds else ""
-    print(
-        f"{file} in {runtime}: the same predictions on {len(expected) - len(other)} of {len(expected)} photos, ", end=""
-    )
+    print(f"{file} in {runtime}: the same predictions on {same} of {count} photos, ", end="")
     print(f"probabilities differ by {largest:.4f} at most{pace}")
     for name in other[:5]:
-        pair = [EXPECTED["classes"][int(np.argmax(values))] for values in (expected[name], found[name])]
-        print(f"  {name}: {pair[1]}, expected {pair[0]}")
+        here, there = (EXPECTED["classes"][int(np.argmax(values))] for values in (found[name], expected[name]))
+        print(f"  {name}: {here}, expected {there}")
     system = platform.platform(terse=True)
     answers = {
         "machine": platform.node() or system,
@@ -126,10 +121,8 @@ def report(file: str, runtime: str, found: dict, milliseconds: float) -> bool:
 
 def processor() -> str:
     """Name the processor as well as the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
+    cpus = Path("/proc/cpuinfo")
+    text = cpus.read_text(encoding="utf-8") if cpus.exists() else ""
     named = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()
 

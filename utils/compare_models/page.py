@@ -13,12 +13,12 @@ import pandas as pd
 from scipy.special import softmax
 
 from utils import split
+from utils.compare_models import tryout
+from utils.compare_models.models import load_out_of_fold
 from utils.config import CHECKPOINTS, ROOT, InputError, make_folder, project_path, relative, require
-from utils.cross_validation import load_logits
-from utils.files import sha256, whole_file
+from utils.files import whole_file
 from utils.intervals import share_interval
 from utils.metrics import prediction_table
-from utils.page import tryout
 from utils.predict import DEPLOYED, Classifier, shipped_file
 from utils.report import TEMPLATES, read_report, render
 
@@ -42,12 +42,12 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
     `data` is the folder of its photos, if they have been moved. Raises InputError when the run is not complete, or its
     photos are gone or have changed.
     """
-    run = CHECKPOINTS / name
+    run, target = CHECKPOINTS / name, ROOT / "runs" / name / "page.html"
     report = read_report(run)
     complete = {"train", "comparison"} <= set(report)
     require(complete, f"{relative(run / 'report.json')} is not complete: run all four notebooks first")
     notebooks = notebook_folder(name)
-    folder = project_path(data or read_settings(notebooks / "train.ipynb")["DATA"])
+    folder = project_path(data or report["dataset"]["folder"])
     index = split.load_index(run / "split.csv", folder)
     index["photo"] = [folder / path for path in index["path"]]
     deployed = shipped_file(run)
@@ -70,7 +70,6 @@ def write_page(name: str, data: str = "") -> tuple[Path, str]:
         "figures": {tag: read_figure(notebooks / f"{book}.ipynb", tag) for tag, book in FIGURES.items()},
         **show_predictions(predictions, classifier.details["classes"]),
     }
-    target = ROOT / "runs" / name / "page.html"
     make_folder(target.parent)
     with whole_file(target) as temporary:
         temporary.write_text(fill(content), encoding="utf-8")
@@ -81,12 +80,9 @@ def unseen_predictions(run: Path, arch: str, kind: str, classifier: Classifier, 
     """Make a `prediction_table` of the photos by networks that have not seen them, the surest first.
 
     Out of fold where the folds' networks have predicted as files of this `kind`, onnx or int8; otherwise the deployed
-    file on the test part. Columns more: out_of_fold, photo. Raises InputError when the logits kept by onnx_quant.ipynb
-    belong to another split or network.
+    file on the test part. Columns more: out_of_fold, photo. Raises InputError as `load_out_of_fold` does.
     """
-    details = classifier.details
-    made_from = {"split": sha256(run / "split.csv"), "model": sha256(run / f"fine_tuned_{arch}.pth")}
-    logits = load_logits(run / f"out_of_fold_{arch}.npz", index["path"], **made_from).get(kind)
+    details, logits = classifier.details, load_out_of_fold(run, arch, index).get(kind)
     if logits is None:
         part = index[index["split"] == "test"]
         probabilities = np.stack([classifier.probabilities(photo) for photo in part["photo"]])
@@ -110,9 +106,9 @@ def show_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> dict:
     """Collect what the page shows of the predictions, photos as data URIs."""
     rows = [class_row(predictions[predictions["class"] == name], name) for name in classes]
     for row in rows[:CLASSES]:
-        row["photos"] = _photos(row.pop("typical"), LARGE)
+        row["photos"] = _photos(row["typical"], LARGE)
     wrong = predictions[~predictions["correct"]]
-    mistakes = [row.to_dict() | {"photos": _photos([row["photo"]], SMALL)} for _, row in wrong[:MISTAKES].iterrows()]
+    mistakes = [row | {"photos": _photos([row["photo"]], SMALL)} for row in wrong[:MISTAKES].to_dict("records")]
     never = [row["name"] for row in rows if row["images"] and not row["right"]]
     found = predictions[~predictions["class"].isin(never)]
     return {
@@ -133,10 +129,9 @@ def class_row(own: pd.DataFrame, name: str) -> dict:
 
     Typical is the photo that is recognized most surely; the surest predictions come first.
     """
+    typical = own.sort_values("correct", ascending=False, kind="stable")["photo"][:1]
     row = {"name": name, "images": len(own), "right": int(own["correct"].sum()), "groups": own["group"].nunique()}
-    if len(own):
-        row |= of_hundred(own)
-    return row | {"typical": own.sort_values("correct", ascending=False, kind="stable")["photo"][:1]}
+    return row | {"typical": typical} | (of_hundred(own) if len(own) else {})
 
 
 def confusions(wrong: pd.DataFrame, counts: pd.Series) -> list[dict]:
@@ -155,8 +150,7 @@ def _photos(paths: Iterable[Path], side: int) -> list[str]:
 
 def fill(content: dict) -> str:
     """Fill the template, and allow the browser nothing but what is in the file."""
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     policy = (
         f"default-src 'none'; style-src '{_source(style)}'; img-src data:; script-src '{_source(script)}' blob: "
         "'wasm-unsafe-eval'; base-uri 'none'; form-action 'none'"
@@ -172,7 +166,7 @@ def _source(text: str) -> str:
 def notebook_folder(name: str) -> Path:
     """Find the folder of a run's executed notebooks: its own, or the project's, where they ran in Jupyter."""
     for folder in (ROOT / "runs" / name, ROOT):
-        if (folder / "train.ipynb").exists() and read_settings(folder / "train.ipynb").get("NAME") == name:
+        if _name_of(folder / "train.ipynb") == name:
             return folder
     raise InputError(
         f"there is no executed notebook of the run {name!r} in {relative(ROOT / 'runs' / name)}: run it first, as "
@@ -180,14 +174,14 @@ def notebook_folder(name: str) -> Path:
     )
 
 
-def read_settings(path: Path) -> dict:
-    """Read the settings that a notebook ran with: its own, and below them those of the command line."""
-    settings = {}
-    for tag in ("parameters", "injected-parameters"):
-        for cell in _tagged(path, tag):
-            for statement in ast.parse("".join(cell["source"])).body:
-                settings[statement.targets[0].id] = ast.literal_eval(statement.value)
-    return settings
+def _name_of(path: Path) -> str | None:
+    """Read the NAME that a notebook ran with: its own, and above it that of the command line."""
+    name = None
+    for cell in _tagged(path, "parameters") + _tagged(path, "injected-parameters"):
+        for statement in ast.parse("".join(cell["source"])).body:
+            if statement.targets[0].id == "NAME":
+                name = ast.literal_eval(statement.value)
+    return name
 
 
 def read_figure(path: Path, tag: str) -> str:
@@ -197,10 +191,5 @@ def read_figure(path: Path, tag: str) -> str:
 
 
 def _tagged(path: Path, tag: str) -> list[dict]:
-    if not path.exists():
-        return []
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError):
-        raise InputError(f"{relative(path)} is not a notebook that can be read: run it again") from None
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
     return [cell for cell in cells if tag in cell["metadata"].get("tags", [])]
