@@ -554,8 +554,7 @@ def wrap(text: str, **indents: str) -> str:
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
     from utils.config import relative
-    from utils.predict import DEPLOYED
-    from utils.report import render
+    from utils.report import DEPLOYED, render
 
     option = f' --name "{name}"' if name else ""
     suspects = len(report["dataset"].get("suspects", []))
@@ -590,7 +589,8 @@ def use_run(arguments: argparse.Namespace, name: str, data: str) -> int:
 
 def classify_photos(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Classify photos with the file that a run ships; → exit code."""
-    from utils.predict import classify, shipped_file
+    from utils.predict import classify
+    from utils.report import shipped_file
 
     return classify(shipped_file(name), arguments.photos, arguments.csv, arguments.sort)
 

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and results that are remembered between runs."""
 
 import atexit
+import filecmp
 import hashlib
 import inspect
 import json
@@ -52,6 +53,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
                 "that disk and run this again"
             ) from error
         os.replace(temporary, path)
+
+
+def copy_numbered(source: Path, folder: Path, temporary: Path) -> bool:
+    """Copy a file into a folder, whole, unless it is there already; → whether it was copied.
+
+    Nothing is overwritten: a.jpg becomes a (2).jpg. The folder `temporary` is on the same disk.
+    """
+    folder.mkdir(exist_ok=True)
+    target, number = folder / source.name, 1
+    while os.path.lexists(target):
+        if filecmp.cmp(source, target, shallow=False):
+            return False
+        number += 1
+        target = folder / f"{source.stem} ({number}){source.suffix}"
+    os.replace(shutil.copy2(source, temporary), target)
+    return True
 
 
 def scratch_folder() -> Path:

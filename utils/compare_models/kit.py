@@ -13,8 +13,7 @@ from PIL import Image
 from utils.config import CHECKPOINTS, ROOT, project_path
 from utils.files import sha256, whole_file
 from utils.images import read_image, resize
-from utils.predict import shipped_file
-from utils.report import TEMPLATES, read_report, render
+from utils.report import TEMPLATES, read_report, render, shipped_file
 from utils.session import open_session, read_metadata
 from utils.split import load_index, sample_test_part
 
