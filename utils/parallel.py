@@ -1,6 +1,6 @@
 """One function for many items: one after the other, side by side in threads, or on the workers of a cluster.
 
-`utils.predict` needs this module and has little installed: tqdm, threadpoolctl and Dask are imported where they are used.
+`utils.predict` needs it where little is installed: tqdm, threadpoolctl and Dask are imported where they are used.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def use_cluster(address: str) -> None:
         try:
             from utils import cluster
         except ImportError:
-            raise config.InputError(
-                f"CLUSTER {address!r} needs Dask on all machines: pip install distributed"
-            ) from None
+            sentence = f"CLUSTER {address!r} needs Dask on all machines: pip install distributed"
+            raise config.InputError(sentence) from None
         _client = cluster.connect(address)
 
 
