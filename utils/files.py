@@ -125,9 +125,8 @@ def file_size(path: Path) -> int:
         return -1
 
 
-def likely_cause(path: str | Path) -> str:
+def likely_cause(path: Path) -> str:
     """Say in a few words why a binary file cannot be read, judging by its size and first bytes."""
-    path = Path(path)
     start = path.read_bytes()[:64]
     if not start:
         return "it is empty (0 bytes), as after an interrupted copy or download"
