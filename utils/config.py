@@ -95,9 +95,8 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(
-            f"{relative(folder)} cannot be written to ({error.strerror}): copy the project to where you may write"
-        ) from None
+        failed = f"{relative(folder)} cannot be written to ({error.strerror})"
+        raise InputError(f"{failed}: copy the project to where you may write") from None
     return folder
 
 
@@ -166,10 +165,10 @@ def cpu_info() -> dict:
 
 def machine_info() -> dict:
     """Describe what the numbers were measured on: CPU and its clock's governor (Linux), system, threads, versions."""
-    versions = {name: version(name) for name in ("torch", "onnxruntime", "numpy")}
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    clock = {"governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else "unknown"}
-    return cpu_info() | clock | {"system": platform.platform(), "threads": THREADS} | versions
+    clock = governor.read_text(encoding="utf-8").strip() if governor.exists() else "unknown"
+    versions = {name: version(name) for name in ("torch", "onnxruntime", "numpy")}
+    return cpu_info() | {"governor": clock, "system": platform.platform(), "threads": THREADS} | versions
 
 
 def is_timed_here(target: str) -> bool:

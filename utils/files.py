@@ -32,13 +32,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     nobody may write there.
     """
     path = Path(path)
+    failed = f"{relative(path)} cannot be written"
     try:
         remove_leftovers(path.parent)
         place = tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING)
     except OSError as error:
-        raise InputError(
-            f"{relative(path)} cannot be written ({error.strerror}): give yourself the right to, or another place"
-        ) from None
+        raise InputError(f"{failed} ({error.strerror}): give yourself the right to, or another place") from None
     with place as folder:
         temporary = Path(folder) / path.name
         try:
@@ -48,10 +47,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         except Exception as error:
             if not (obstacle := writing_obstacle(Path(folder))):
                 raise
-            raise InputError(
-                f"{relative(path)} cannot be written: {obstacle}. What was there before is untouched: make room on "
-                "that disk and run this again"
-            ) from error
+            advice = "what was there before is untouched: make room on that disk and run this again"
+            raise InputError(f"{failed}: {obstacle}; {advice}") from error
         os.replace(temporary, path)
 
 
