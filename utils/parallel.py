@@ -45,8 +45,7 @@ def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Ite
     """Apply a function to items, here in so many threads or on the cluster; → results in the items' order, with a bar.
 
     Sums depend on the number of threads that compute them: one where items are computed side by side, and otherwise all
-    of this process, in workers, too. These get the function once, with all that it refers to. What the function writes
-    into memory stays where it ran.
+    of this process, in workers, too. These get the function with all that it refers to, and keep what it changes.
     """
     items = list(items)
     if _client:

@@ -79,10 +79,7 @@ class ConvNet(Network):
 
 
 class WithLinearHead(Network):
-    """A network of timm that ends in something else than a linear layer, or in nothing, with one on its features.
-
-    Until transfer learning replaces it, the layer passes the features on: the strongest one is the answer.
-    """
+    """A network of timm without a linear layer at its end, and one that, until it is replaced, passes features on."""
 
     def __init__(self, body: nn.Module, features: int):
         super().__init__()
@@ -152,10 +149,7 @@ def _check_name(timm_name: str, arch: str) -> None:
 
 @torch.no_grad()
 def _end_in_linear(model: nn.Module, arch: str, size: int) -> nn.Module:
-    """Return a network whose last layer is linear, and sees what `forward_head(…, pre_logits=True)` returns.
-
-    The network itself if that holds, and otherwise its features with a layer of their own.
-    """
+    """Return a network if its last layer is linear and can be cut off, or its features with a layer of their own."""
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(SEED))
     try:
         logits, last = model(images), model.get_classifier()

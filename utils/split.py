@@ -87,15 +87,14 @@ def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
 
     Each class gives one random group to test and one to valid, not the one with most of its images; every further group
     goes where most images of the class are missing. A class that is one series leaks: frames in a row become test, and
-    valid lies on both sides of them, as the gap to train. Raises InputError when a class has fewer than three images.
+    valid lies on both sides of them. Raises InputError when a class has fewer than three images.
     """
     counts = index["class"].value_counts()
     small = listing(f"{name} ({count})" for name, count in counts[counts < 3].items())
     require(not small, f"each class needs 3 images or more; too few in {small}: add images or remove the folder")
     series = series_classes(index)
-    part_of_group: dict[str, str] = {}
+    part_of_group, generator = {}, np.random.default_rng(seed)
     missing_of_all = {part: share * len(index) for part, share in PARTS.items()}
-    generator = np.random.default_rng(seed)
     split = pd.Series("", index=index.index, name="split")
     for name in counts.index[::-1]:
         paths = _frames(index, name)
@@ -155,17 +154,15 @@ def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
     """Say what the report tells of images, groups and split, and of the leaks of a split of single images."""
     given = {"given_split": _given_split(index)} if "part" in index and index["part"].any() else {}
     index = index[index["split"] != REFUSED]
-    counts = index["class"].value_counts().sort_index()
-    at_random = split_index(index.assign(group=index["path"]), seed)
     return given | {
         "images": len(index),
-        "classes": counts.to_dict(),
+        "classes": index["class"].value_counts().sort_index().to_dict(),
         "minority": minority_classes(index["class"]),
         "groups": index["group"].nunique(),
         "series": series_classes(index),
         "split": index["split"].value_counts().to_dict(),
         "leaks": count_leaks(index["group"], index["split"]),
-        "random_split_leaks": count_leaks(index["group"], at_random),
+        "random_split_leaks": count_leaks(index["group"], split_index(index.assign(group=index["path"]), seed)),
     }
 
 
@@ -192,13 +189,9 @@ def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
 
 
 def load_index(path: Path, folder: Path) -> pd.DataFrame:
-    """Read the manifest and check that `folder` still holds exactly these files with these bytes.
-
-    Raises InputError, naming the files that are missing, new or changed, and for corrections that EDA has not seen.
-    """
+    """Read the manifest; InputError names what has changed in `folder` since, or corrections that EDA has not seen."""
     require(path.exists(), f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
-    gone = f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR (DATA in Jupyter)"
-    require(folder.is_dir(), gone)
+    require(folder.is_dir(), f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR")
     corrections = path.with_name("corrections.csv")
     seen = not corrections.exists() or corrections.stat().st_mtime <= path.stat().st_mtime
     require(seen, f"{relative(corrections)} has changed since EDA.ipynb split the data: run EDA.ipynb again")
