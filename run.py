@@ -86,10 +86,7 @@ def main() -> int:
             set_up_npm()
         return hand_over([VENV_PYTHON, __file__, "--no-venv", "--end-with", str(os.getpid()), *sys.argv[1:]])
     if not find_spec(needed := NEEDED[arguments.command]):
-        sys.exit(
-            f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install what requirements.txt "
-            "lists and, for tests, pyproject.toml"
-        )
+        sys.exit(f"run.py: {needed} is not installed for this Python: leave out --no-venv, or install requirements.txt")
     end_together(arguments.end_with)
     if arguments.command == "lab":
         os.chdir(ROOT)
@@ -149,23 +146,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", metavar="RUN", help="results go to checkpoints/RUN, runs/RUN (default: DIR's name)")
     parser.add_argument("--arch", metavar="NAME", help="network: efficientnet_lite0@128, conv_net, ... (default: auto)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler, as tcp://head:8786, or local")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="one network, one round of folds, no further evidence",
-    )
+    parser.add_argument("--quick", action="store_true", help="one network, one round of folds, no further evidence")
     parser.add_argument("-p", dest="settings", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="predict: write a table of all probabilities, too")
-    parser.add_argument(
-        "--sort", type=Path, metavar="DIR", help="predict: copy the photos into a folder per class here"
-    )
+    parser.add_argument("--sort", type=Path, metavar="DIR", help="predict: copy the photos here, a folder per class")
     build = parser.add_mutually_exclusive_group()
-    build.add_argument(
-        "--cpu", dest="build", action="store_const", const="cpu", help="Linux: PyTorch without CUDA, from its own index"
-    )
-    build.add_argument(
-        "--cuda", dest="build", action="store_const", const="cuda", help="Linux: PyTorch with CUDA, card or no card"
-    )
+    for kind, how in {"cpu": "without CUDA, from its own index", "cuda": "with CUDA, card or no card"}.items():
+        build.add_argument(f"--{kind}", dest="build", action="store_const", const=kind, help=f"Linux: PyTorch {how}")
     parser.add_argument("--no-venv", action="store_true", help="use this interpreter instead of .venv")
     parser.add_argument("--in-place", action="store_true", help="write outputs into the notebooks themselves")
     parser.add_argument("--end-with", type=int, help=argparse.SUPPRESS)  # the process that waits for this one
@@ -175,10 +162,9 @@ def parse_arguments() -> argparse.Namespace:
     known = {"lab": others, "predict": arguments.photos, "judge": arguments.photos}.get(arguments.command, [])
     if unknown := [word for word in others if word not in known]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if arguments.command == "predict" and not arguments.photos:
-        parser.error("predict needs photos or folders: python run.py predict photo.jpg more/photos --name RUN")
-    if arguments.command == "judge" and not arguments.photos:
-        parser.error("judge needs what check.py of the kit wrote: python run.py judge answers_….json --name RUN")
+    needs = {"predict": "photos or folders: photo.jpg more/photos", "judge": "what check.py wrote: answers_….json"}
+    if arguments.command in needs and not arguments.photos:
+        parser.error(f"{arguments.command} needs {needs[arguments.command]} --name RUN")
     if arguments.command != "predict" and (arguments.csv or arguments.sort):
         parser.error("--csv and --sort go with predict")
     if arguments.labels and not arguments.data:
@@ -267,10 +253,7 @@ def lack_of_builds(system: str, machine: str, largest: int) -> str:
     if largest < 2**32:
         return "this Python has 32 bits, and PyTorch and ONNX Runtime need 64: install a 64-bit Python"
     if system == "darwin" and machine == "x86_64":
-        return (
-            "PyTorch and ONNX Runtime are no longer made for Intel Macs: use another machine, or, on a Mac with Apple "
-            "silicon, a Python for arm64"
-        )
+        return "PyTorch and ONNX Runtime are no longer made for Intel Macs: on Apple silicon, use a Python for arm64"
     return ""
 
 
@@ -295,14 +278,13 @@ def set_up(extra: list[str], build: str | None = None) -> None:
             venv.create(VENV, with_pip=True, clear=True)
             installed = {"build": install_torch(build)}
         install(["-r", str(LOCK), *extra])
-        write_whole(mark, json.dumps(installed | wanted))
+        written = mark.with_suffix(".writing")
+        written.write_text(json.dumps(installed | wanted), encoding="utf-8")
+        os.replace(written, mark)
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "output", None) or b"").decode(errors="replace").splitlines() or [str(error)]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])  # pip's own word, if there is one
-        sys.exit(
-            f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB, where you may write: see to that and "
-            "run this again"
-        )
+        sys.exit(f"\nrun.py: .venv cannot be made: {reason}. It takes up to 7 GB, where you may write")
 
 
 def set_up_npm() -> None:
@@ -370,10 +352,8 @@ def install(requirements: list[str]) -> None:
     if run_pip(requirements):
         log = VENV / "install.log"
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        sys.exit(
-            f"\n{tail}\nrun.py: the installation failed (all of it is in {log}). Check the network and "
-            "the space on the disk, and run this again"
-        )
+        advice = "check the network and the space on the disk, and run this again"
+        sys.exit(f"\n{tail}\nrun.py: the installation failed (all of it is in {log}): {advice}")
     print(f"\r{'Set up.':78}", flush=True)
 
 
@@ -444,6 +424,9 @@ def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str
     import nbformat
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+    from utils.config import InputError
+    from utils.files import whole_file
+
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     prepare(notebook, settings)
     if quick:
@@ -456,16 +439,18 @@ def execute(name: str, settings: dict, target: Path, quick: bool = False) -> str
     except DeadKernelError:
         failure = f"{name}.ipynb: the Python process died, most likely because memory ran out"
     drop_progress_bars(notebook)
-    write_whole(target, nbformat.writes(notebook) + "\n")
+    try:
+        with whole_file(target) as temporary:
+            temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    except (InputError, OSError) as error:  # on Windows, also where another program holds the file open
+        failure = str(error)
     return failure
 
 
 def describe(error: Exception, target: Path) -> str:
     """Give a cell's error in full, without the colors of a terminal, and say what it means to who ran it."""
-    meaning = (
-        f"run.py: {target.name} stopped at the cell above. That is a fault of the program, most likely, not of your "
-        f"photos: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
-    )
+    what = f"run.py: {target.name} stopped at the cell above, most likely by a fault of the program, not of your photos"
+    meaning = f"{what}: please report it with these lines. {target.relative_to(ROOT)} shows how far it came."
     return re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip() + "\n\n" + wrap(meaning)
 
 
@@ -510,31 +495,13 @@ def run_cells(notebook) -> None:
         notebook.metadata.language_info = about["content"]["language_info"]
 
 
-def write_whole(target: Path, text: str) -> None:
-    """Replace a file in one step, or stop with one sentence and leave it as it was."""
-    temporary = target.with_suffix(".writing")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        sys.exit(
-            f"\nrun.py: {target.relative_to(ROOT)} cannot be written: {error.strerror}. Mend that (a full disk, most "
-            "often) and run this again"
-        )
-
-
 def drop_progress_bars(notebook) -> None:
     """Remove what progress bars leave: an empty output, or, from other libraries, a widget that is dead in a file."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
-
-
-def is_progress_bar(output: dict) -> bool:
-    """Tell whether an output was a progress bar."""
-    return "data" in output and (not output["data"] or any("widget" in kind for kind in output["data"]))
+            shown = [output for output in cell.outputs if output.get("data") or "data" not in output]
+            cell.outputs = [output for output in shown if not any("widget" in kind for kind in output.get("data", []))]
 
 
 def headline(name: str, report: dict) -> str:
@@ -554,8 +521,7 @@ def wrap(text: str, **indents: str) -> str:
 def print_result(report: dict, name: str, folder: Path, results: Path) -> None:
     """Print how good the model is, which file to use and why, a table of the files, and what to do next."""
     from utils.config import relative
-    from utils.predict import DEPLOYED
-    from utils.report import render
+    from utils.report import DEPLOYED, render
 
     option = f' --name "{name}"' if name else ""
     suspects = len(report["dataset"].get("suspects", []))
@@ -580,48 +546,33 @@ def use_run(arguments: argparse.Namespace, name: str, data: str) -> int:
     """Do what a finished run is for: predict, page, kit, judge; → exit code, 1 after a sentence on what is wrong."""
     from utils.config import InputError
 
-    actions = {"predict": classify_photos, "page": write_page, "kit": write_kit, "judge": judge}
     try:
-        return actions[arguments.command](arguments, name, data)
+        if arguments.command == "predict":
+            from utils.predict import classify
+            from utils.report import shipped_file
+
+            return classify(shipped_file(name), arguments.photos, arguments.csv, arguments.sort)
+        if arguments.command == "page":
+            from utils.compare_models.page import write_page
+
+            page, missing = write_page(name, data)
+            size = page.stat().st_size / 1e6
+            print(f"{page.relative_to(ROOT)} ({size:.1f} MB): opens with a double click, and needs no network")
+            if missing:
+                print(f"The model cannot be tried in it: {missing}")
+        if arguments.command == "kit":
+            from utils.compare_models.kit import write_kit
+
+            kit = write_kit(name, data).relative_to(ROOT)
+            print(f"{kit} and kit.zip beside it: carry them to the device; README.md in it says what to type")
+        if arguments.command == "judge":
+            from utils.compare_models.kit import judge
+            from utils.report import render
+
+            print(render("elsewhere.md", rows=judge([Path(file) for file in arguments.photos], name)))
     except InputError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
-
-
-def classify_photos(arguments: argparse.Namespace, name: str, data: str) -> int:
-    """Classify photos with the file that a run ships; → exit code."""
-    from utils.predict import classify, shipped_file
-
-    return classify(shipped_file(name), arguments.photos, arguments.csv, arguments.sort)
-
-
-def write_page(arguments: argparse.Namespace, name: str, data: str) -> int:
-    """Write a run's page, and say where it is and what it lacks; → exit code."""
-    from utils.compare_models.page import write_page
-
-    page, missing = write_page(name, data)
-    size = page.stat().st_size / 1e6
-    print(f"{page.relative_to(ROOT)} ({size:.1f} MB): opens with a double click, and needs no network")
-    if missing:
-        print(f"The model cannot be tried in it: {missing}")
-    return 0
-
-
-def write_kit(arguments: argparse.Namespace, name: str, data: str) -> int:
-    """Write a run's kit, and say where it is; → exit code."""
-    from utils.compare_models.kit import write_kit
-
-    kit = write_kit(name, data)
-    print(f"{kit.relative_to(ROOT)} and kit.zip beside it: carry them to the device; README.md in it says what to type")
-    return 0
-
-
-def judge(arguments: argparse.Namespace, name: str, data: str) -> int:
-    """Compare what devices predicted, put it into the report and the card, and print it; → exit code."""
-    from utils.compare_models.kit import judge
-    from utils.report import render
-
-    print(render("elsewhere.md", rows=judge([Path(file) for file in arguments.photos], name)))
     return 0
 
 

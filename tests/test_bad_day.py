@@ -89,7 +89,7 @@ def test_full_disk_is_named_and_the_last_run_is_kept(project, photos, tmp_path):
     small = {"PYTHONPATH": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
     done = run_py(project, "--data", str(photos), "--name", "full disk", *SMALL, **small)
     assert done.returncode == 1
-    assert "runs/full disk/EDA.ipynb cannot be written: File too large" in done.stderr
+    assert "runs/full disk/EDA.ipynb cannot be written: file too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert [(each.name, each.read_text()) for each in runs.iterdir()] == [("EDA.ipynb", "the last run")]
 

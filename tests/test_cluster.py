@@ -168,7 +168,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=f"the scheduler at {head} has no worker: start some by `dask worker"):
             use_cluster(head)
         monkeypatch.undo()
-        sentence = r"worker tcp://\S+ has pillow 1.0, this machine 1\d\.\S+. Install the same everywhere"
+        sentence = r"tcp://\S+ has pillow 1.0, this machine 1\d\.\S+. Install the same everywhere"
         worker = started(tmp_path / "one", *WORKER, "--no-nanny", head, PYTHONPATH=str(other.parent))
         with worker, pytest.raises(InputError, match=sentence):
             use_cluster(head)

@@ -18,7 +18,8 @@ from PIL import Image, ImageCms
 from test_page import page_file  # noqa: F401
 
 from utils.images import ORIENTATION, read_image
-from utils.predict import Classifier, shipped_file
+from utils.predict import Classifier
+from utils.report import shipped_file
 
 INSTALLED = {"chromium": CHROMIUM, "firefox": engines.FIREFOX, "webkit": engines.WEBKIT}
 WIDTHS = (390, 900, 1280)

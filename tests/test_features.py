@@ -76,7 +76,7 @@ def test_features_of_the_last_block_alone_are_not_mistaken_for_those_of_all(load
 def test_a_damaged_cache_is_computed_again(loader, tmp_path):
     model = all_blocks()
     first = extract_features(model, loader, tmp_path)
-    file = next(tmp_path.rglob("*.npz"))
+    file = next(tmp_path.rglob("*.npy"))
     file.write_bytes(file.read_bytes()[:100])
     assert (extract_features(model, loader, tmp_path) == first).all()
     assert (extract_features(model, loader, tmp_path) == first).all()

@@ -87,16 +87,13 @@ def tiff(photometric: int, samples: int, bits: int, order: str, compression: int
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_tiff_of_an_unusual_kind_is_not_called_truncated(tmp_path, order):
+def test_tiff_of_an_unusual_kind_is_told_from_other_files(tmp_path, order):
     (tmp_path / "plain.tif").write_bytes(tiff(1, 1, 8, order))
     assert read_image(tmp_path / "plain.tif").size == (4, 4)
     for kind in ((1, 1, 24), (1, 2, 8), (5, 5, 8)):
         (tmp_path / "odd.tif").write_bytes(tiff(*kind, order))
-        with pytest.raises(InputError, match="odd.tif: a TIFF of a kind that Pillow does not read; save it as RGB"):
+        with pytest.raises(InputError, match="odd.tif: a TIFF .* of a kind that Pillow does not read; save it as RGB"):
             read_image(tmp_path / "odd.tif")
-        (tmp_path / "cut.tif").write_bytes(tiff(*kind, order)[:20])
-        with pytest.raises(InputError, match="cut.tif: not an image; it is truncated"):
-            read_image(tmp_path / "cut.tif")
 
 
 def test_a_link_to_nowhere_is_refused_and_the_others_are_read(folder):

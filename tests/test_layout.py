@@ -81,7 +81,7 @@ def trees(folder: Path, *tree: str) -> Path:
         (["train", "test"], "parts of a split .test, train. without class folders.*--labels FILE"),
         (["train/Cat", "train/dog", "test/cat", "test/dog"], "spells one class in two ways: 'Cat' and 'cat'"),
         (["north/cat", "north/dog", "south/cat", "south/dog"], "north, south hold folders of the same names, cat, dog"),
-        (["dataset/cat", "dataset/dog"], 'found .*dataset.*If cat, dog are classes, .*give --data ".*dataset"'),
+        (["dataset/cat", "dataset/dog"], 'found .*dataset.*If the classes, .* are in dataset, give --data ".*dataset"'),
         (["cat", "dog", "New folder/"], r"New folder has no readable image \(New folder holds nothing\): add some"),
         (["."], "has 0 class folders.*If it is a class, give --data .*; if a table has the classes, --labels"),
     ],

@@ -63,12 +63,12 @@ def test_two_heads_a_convolution_other_layers_or_none_become_one_linear_layer(ar
 @pytest.mark.parametrize(
     ("arch", "words"),
     [
-        ("nonsense", "'nonsense' is unknown: use conv_net"),
-        ("resnet18.nonsense", "no such weights of resnet18: there are resnet18.a1_in1k"),
-        ("coatnet_0_224", "has no pretrained weights for it.*: use coatnet_"),
+        ("nonsense", "'nonsense': timm has no pretrained weights of this name.*: use conv_net"),
+        ("resnet18.nonsense", "no pretrained weights of this name.*: use conv_net, .*resnet18"),
+        ("coatnet_0_224", "no pretrained weights of this name.*coatnet_0_rw_224"),
         ("efficientnet_lite0@big", "after the @ stands a number of pixels"),
         ("conv_net@128", "conv_net takes photos of 64 pixels and of no other size"),
-        ("nest_tiny_jx@100", "nest_tiny_jx does not take 100 pixels .*leave out the @"),
+        ("nest_tiny_jx@100", "nest_tiny_jx could not be had .*leave out the @"),
     ],
 )
 def test_a_network_that_cannot_be_had_is_refused_in_a_sentence(arch, words):

@@ -27,8 +27,8 @@ from utils.config import InputError
 from utils.cross_validation import keep_logits
 from utils.files import sha256
 from utils.onnx_quant.export import write_metadata
-from utils.predict import Classifier, shipped_file
-from utils.report import environment
+from utils.predict import Classifier
+from utils.report import environment, shipped_file
 from utils.session import open_session, read_metadata
 
 WIDTHS = {"phone": 390, "desktop": 1280}

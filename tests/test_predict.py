@@ -1,7 +1,6 @@
 """Photos and folders are classified, by run.py or by utils.predict, which needs onnxruntime, numpy and Pillow alone."""
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from utils.datasets import evaluation_transform
 from utils.images import read_image
 from utils.onnx_quant.deploy import write_checked, write_deployable
 from utils.onnx_quant.export import write_metadata
-from utils.predict import classify
 from utils.session import outdated, run_model
 from utils.train.novelty import fit_detector
 
@@ -172,7 +170,7 @@ def test_a_doubt_is_told_from_a_class_of_its_name(tmp_path, photos):
     model = deployed(tmp_path / "net_deploy.onnx", ["unsure"] * 3, abstain_below=1.01)
     done = call(model, photos, "--csv", tmp_path / "a.csv")
     assert {tuple(line.split("\t")[1::2]) for line in done.stdout.splitlines()} == {("unsure", "doubt: unsure")}
-    assert done.stderr.splitlines()[0] == "3 photos, 3 of them doubtful: doubt: unsure 3 (nearest: unsure 3)"
+    assert done.stderr.splitlines()[0] == "3 photos, 3 of them doubtful: doubt: unsure 3"
     assert {row[3] for row in read_table(tmp_path / "a.csv")[1:]} == {"doubt: unsure"}
 
 
@@ -255,21 +253,6 @@ def test_sorting_into_the_photos_own_folder_is_refused(photos, tmp_path, place):
     done = call(model, photos, "--sort", tmp_path / place)
     assert done.returncode == 1 and "with the photos: name another folder" in done.stderr and not done.stdout
     assert fingerprint(photos) == before
-
-
-class Terminal(io.StringIO):
-    """A stream that is looked at."""
-
-    def isatty(self):
-        return True
-
-
-def test_a_bar_shows_how_far_it_is_where_somebody_looks(folder, photos, monkeypatch, capsys):
-    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert classify(folder / "any_deploy.onnx", [str(photos)]) == 0
-        assert ("predict: " in stream.getvalue()) == shown
-        assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_bad_photo_is_named_and_the_others_are_answered(folder):

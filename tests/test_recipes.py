@@ -10,11 +10,11 @@ from nets import save_net, to_int8
 from onnx import helper
 from onnxruntime.quantization import QuantType
 
+from utils.config import TARGETS
 from utils.metrics import sqnr_db
 from utils.onnx_quant.graph import prepare, stem
 from utils.onnx_quant.recipes import LIBRARY_DEFAULT, candidate_recipes, type_recipes
 from utils.session import run_model
-from utils.settings import TARGETS
 
 CPUS = [
     ({"architecture": "x86_64", "vnni": True}, "U8S8 per-channel"),

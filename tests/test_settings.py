@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from utils import settings
+from utils import config
 from utils.config import InputError
 from utils.split import minority_classes
 
@@ -24,8 +24,8 @@ def defaults() -> dict[str, object]:
 
 
 def test_every_setting_has_a_kind_that_its_default_fits():
-    assert set(defaults()) == set(settings.KINDS)
-    settings.check(defaults() | {"OTHER": -1, "index": None})
+    assert set(defaults()) == set(config.KINDS)
+    config.check_settings(defaults() | {"OTHER": -1, "index": None})
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,16 @@ def test_every_setting_has_a_kind_that_its_default_fits():
 )
 def test_settings_that_make_no_sense_are_named_with_what_they_may_be(name, value, expected):
     with pytest.raises(InputError) as error:
-        settings.check(defaults() | {name: value})
+        config.check_settings(defaults() | {name: value})
     assert str(error.value) == f"{name} is {value!r}: it must be {expected}"
 
 
 def test_all_of_them_are_named_at_once_and_what_makes_sense_passes():
     with pytest.raises(InputError, match="BATCH_SIZE is 0.*; SEED is -1"):
-        settings.check(defaults() | {"SEED": -1, "BATCH_SIZE": 0})
-    settings.check({"BUDGET_MS": 2, "MINORITY": ["a"], "RUNTIMES": (), "FOLDS": 3, "RECALL_LOSS": 0, "ACCURACY": 1})
+        config.check_settings(defaults() | {"SEED": -1, "BATCH_SIZE": 0})
+    config.check_settings(
+        {"BUDGET_MS": 2, "MINORITY": ["a"], "RUNTIMES": (), "FOLDS": 3, "RECALL_LOSS": 0, "ACCURACY": 1}
+    )
 
 
 def test_minority_that_is_no_class_is_named():

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from bench.notebooks import run_cells
-from utils import settings
+from utils import config
 from utils.datasets import Augmentation, ImageDataset, evaluation_transform
 from utils.images import scan_folder
 from utils.model import build_model
@@ -56,7 +56,7 @@ def test_every_image_is_there_before_one_is_repeated():
 
 
 def test_the_setting_may_name_every_strategy_there_is():
-    assert tuple(strategies([], 0)) == settings.STRATEGIES
+    assert tuple(strategies([], 0)) == config.STRATEGIES
 
 
 # --- which one ships

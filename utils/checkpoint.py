@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils.config import InputError, relative
+from utils.config import InputError, listing, relative, require
 from utils.files import likely_cause, sha256, whole_file
 
 FORMAT_VERSION = 1
+DETAILS = {"arch", "classes", "preprocessing"}  # what every file says
 
 
 def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
@@ -28,34 +29,45 @@ def save_checkpoint(path: Path, model: nn.Module, **details) -> None:
 
 
 def save_folds(path: Path, networks: list[dict], shipped: str, **details) -> None:
-    """Write the networks of `cross_validate`, the shipped one's fingerprint, and `details`, whole or not at all.
-
-    The details are those of the shipped checkpoint: arch, classes, preprocessing, split_hash.
-    """
+    """Write the networks of `cross_validate`, and the fingerprint and `details` of the shipped one."""
     with whole_file(path) as temporary:
         torch.save({"format_version": FORMAT_VERSION, "folds": networks, "shipped": shipped, **details}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint, trusting nothing: absent, cut, altered and foreign files raise an InputError that says so."""
-    if not path.exists():
-        raise InputError(f"{relative(path)} does not exist: {how_to_recreate(path)}")
-    sum_file = Path(f"{path}.sha256")
-    if sum_file.exists() and sum_file.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256(path)]:
-        raise InputError(
-            f"{relative(path)} is not the file that was saved (its sha256 differs from {sum_file.name}; "
-            f"{likely_cause(path)}): {how_to_recreate(path)}"
-        )
+    again, sum_file = how_to_recreate(path), Path(f"{path}.sha256")
+    if path.exists() and sum_file.exists():
+        saved = sum_file.read_text(encoding="utf-8", errors="replace").split()[:1]
+        differs = f"is not the file that was saved (its sha256 differs from {sum_file.name}; {likely_cause(path)})"
+        require(saved == [sha256(path)], f"{relative(path)} {differs}: {again}")
+    return _load(path, {"state_dict"}, again)
+
+
+def load_folds(path: Path, split_hash: str, shipped: str) -> dict:
+    """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
+
+    ``folds`` lists, for each, ``files`` (the images that it has not seen) and ``state``: loaded into the network of the
+    shipped checkpoint with ``strict=False``, it makes the fold's. Raises InputError when the file is no good, or of
+    another split (sha256) or training (fingerprint of the `shipped` network) than these.
+    """
+    again = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0 to do without"
+    folds = _load(path, {"folds", "split_hash"}, again)
+    other = f"{relative(path)} belongs to another"
+    require(folds["split_hash"] == split_hash, f"{other} split.csv than the one beside it: {again}")
+    require(folds.get("shipped") == shipped, f"{other} training than the network beside it: {again}")
+    return folds
+
+
+def _load(path: Path, needed: set[str], again: str) -> dict:
+    require(path.exists(), f"{relative(path)} does not exist: {again}")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle, zip, EOF and runtime errors alike
-        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {how_to_recreate(path)}") from error
-    if not isinstance(checkpoint, dict) or {"state_dict", "arch", "classes", "preprocessing"} - set(checkpoint):
-        raise InputError(
-            f"{relative(path)} has no arch, classes or preprocessing, so it is not this project's: "
-            f"{how_to_recreate(path)}"
-        )
-    return checkpoint
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from error
+    lacking = sorted((DETAILS | needed) - set(content if isinstance(content, dict) else ()))
+    require(not lacking, f"{relative(path)} has no {listing(lacking)}, so it is not this project's: {again}")
+    return content
 
 
 def how_to_recreate(path: Path) -> str:
@@ -63,28 +75,3 @@ def how_to_recreate(path: Path) -> str:
     if path.name == "conv_net.pth":
         return "restore it with `git checkout checkpoints/conv_net.pth checkpoints/conv_net.pth.sha256`"
     return "run train.ipynb to make it again"
-
-
-def load_folds(path: Path, split_hash: str, shipped: str) -> dict:
-    """Read the networks that train.ipynb made in cross-validation, with classes, preprocessing and arch.
-
-    ``folds`` lists, for each, ``files`` (the images that it has not seen) and ``state``: loaded into the network of the
-    shipped checkpoint with ``strict=False``, it makes the fold's. Raises InputError when the file is absent, damaged,
-    of another split than the one with this sha256, or of another training than that of the network whose fingerprint is
-    `shipped`.
-    """
-    again = "run train.ipynb to make it again, or set FOLD_NETWORKS = 0 to do without"
-    if not path.exists():
-        raise InputError(f"{relative(path)} does not exist: {again}")
-    try:
-        folds = torch.load(path, weights_only=True, map_location="cpu")
-        complete = {"arch", "classes", "preprocessing", "split_hash", "folds"} <= set(folds)
-    except Exception as error:  # torch raises pickle, zip, EOF and runtime errors alike
-        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from error
-    if not complete:
-        raise InputError(f"{relative(path)} has no folds, so it is not this project's: {again}")
-    if folds["split_hash"] != split_hash:
-        raise InputError(f"{relative(path)} belongs to another split.csv than the one beside it: {again}")
-    if folds.get("shipped") != shipped:
-        raise InputError(f"{relative(path)} belongs to another training than the network beside it: {again}")
-    return folds

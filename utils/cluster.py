@@ -35,8 +35,7 @@ COMPUTING += ["onnx", "onnxruntime"]
 def connect(address: str) -> Client:
     """Connect to a Dask scheduler, or start one with a worker for each core here ("local").
 
-    Workers get this project's code from here; Python and packages are theirs, and must be of the same version. Raises
-    InputError when there is no scheduler, no worker, or another version.
+    Raises InputError when there is no scheduler or no worker, or one with another version of Python or a package.
     """
     try:
         if address == "local":
@@ -46,8 +45,8 @@ def connect(address: str) -> Client:
             client = Client(address, timeout=CONNECT)
     except (OSError, ValueError, TypeError) as error:  # the last where a tls:// address finds no certificates
         raise InputError(
-            f"CLUSTER {address!r}: no Dask scheduler answers there ({error}). Start `dask scheduler`, which prints its "
-            'address, such as "tcp://head:8786"; "local" needs none, and "" works without'
+            f"CLUSTER {address!r}: no Dask scheduler answers there ({error}). Start `dask scheduler`, which prints "
+            'its address, such as "tcp://head:8786"; "local" needs none, and "" works without'
         ) from None
     try:
         _ready_workers(client)
@@ -95,60 +94,39 @@ def _ready_workers(client: Client) -> None:
     code = shutil.make_archive(str(scratch_folder() / f"utils_{time.time_ns()}"), "zip", ROOT, "utils")
     client.register_plugin(UploadFile(code), name="utils")  # workers that come later get it, too
     here = _machine()
-    others = client.run(_machine)
-    if other := [worker for worker, about in others.items() if about != here]:
+    if other := [worker for worker, about in client.run(_machine).items() if about != here]:
         print(f"Another kind of machine: {listing(other)}. Last digits, and INT8 predictions, may differ from here.")
 
 
 def _machine() -> dict:
-    """Say on what a process computes."""
     return {"device": device()} | cpu_info()
 
 
 def _check_versions(client: Client) -> int:
     """Count the workers; stop if one, or the scheduler, has another version of something than this machine."""
-    found = client.get_versions(packages=COMPUTING)
-    here, wrong = found["client"]["packages"], []
-    places = {"the scheduler": (found["scheduler"], RUNNING)}
-    places.update({f"worker {name}": (about, RUNNING + COMPUTING) for name, about in found["workers"].items()})
-    for place, (about, names) in places.items():
-        for name in names:
-            theirs = _short(name, about["packages"].get(name))
-            ours = _short(name, here.get(name))
-            if theirs != ours:
-                wrong.append(f"{place} has {name} {theirs}, this machine {ours}")
+    found, wrong = client.get_versions(packages=COMPUTING), []
+    ours = found["client"]["packages"]
+    for place, about in {"the scheduler": found["scheduler"], **found["workers"]}.items():
+        theirs = about["packages"]
+        for name in RUNNING if place == "the scheduler" else RUNNING + COMPUTING:
+            if _short(name, theirs) != _short(name, ours):
+                wrong.append(f"{place} has {name} {_short(name, theirs)}, this machine {_short(name, ours)}")
     require(not wrong, f"{listing(wrong)}. Install the same everywhere, from requirements.txt")
     return len(found["workers"])
 
 
-def _short(name: str, version: str | None) -> str:
+def _short(name: str, versions: dict[str, str | None]) -> str:
     """Write a version as people do; of Python, the last number changes no result."""
-    return ".".join(version.split(".")[:2]) if name == "python" else version or "missing"
+    version = versions.get(name) or "missing"
+    return ".".join(version.split(".")[:2]) if name == "python" else version
 
 
 def compute(client: Client, function: Callable[[list], list], items: list, name: str) -> Iterator:
     """Apply a function of a list to parts of the items, on workers; → results in the items' order.
 
-    Raises InputError when a part kills its workers again and again, or there is no scheduler or no worker left.
-    """
-    try:
-        yield from _compute(client, function, items)
-    except KilledWorker:
-        raise InputError(
-            f"{name}: a worker died {REPEATS + 1} times over the same task, most likely because its memory ran out. "
-            "Start fewer workers on a machine, or give them more memory, and run this again"
-        ) from None
-    except NoWorkerError:
-        raise InputError(f"{name}: the cluster has no worker left. Start some, and run this again") from None
-    except (CancelledError, CommClosedError) as error:
-        sentence = f"{name}: the cluster's scheduler is gone. Start it and its workers again, and run this again"
-        raise InputError(sentence) from error
-
-
-def _compute(client: Client, function: Callable[[list], list], items: list) -> Iterator:
-    """Send tasks of some items each, a few ahead of the one whose results are next; all travel as bytes.
-
-    Dask's own way would lose how a tensor lies in memory, and with it a file's last bits.
+    Tasks have some items each, and a few are ahead of the one whose results are next. All travel as bytes: Dask's own
+    way would lose how a tensor lies in memory, and with it a file's last bits. Raises InputError when a part kills its
+    workers again and again, or there is no scheduler or no worker left.
     """
 
     def work(function: bytes, items: bytes) -> bytes:  # read by the scheduler, which has none of our modules
@@ -156,17 +134,26 @@ def _compute(client: Client, function: Callable[[list], list], items: list) -> I
 
         return cloudpickle.dumps(cluster.unpack(function)(cloudpickle.loads(items)))
 
-    workers = max(1, _check_versions(client))  # none, for a moment, where one has died and starts again
-    size = max(1, min(ITEMS_PER_TASK, len(items) // (TASKS_PER_WORKER * workers)))
-    sent = client.submit(bytes, cloudpickle.dumps(function), pure=False)  # by a task: made again if a worker dies
-    parts = (cloudpickle.dumps(items[start : start + size]) for start in range(0, len(items), size))
-    tasks = (client.submit(work, sent, part, pure=False) for part in parts)
-    waiting = deque(islice(tasks, AHEAD * workers))
+    waiting = deque()
     try:
+        workers = max(1, _check_versions(client))  # none, for a moment, where one has died and starts again
+        size = max(1, min(ITEMS_PER_TASK, len(items) // (TASKS_PER_WORKER * workers)))
+        sent = client.submit(bytes, cloudpickle.dumps(function), pure=False)  # by a task: made again if a worker dies
+        parts = (cloudpickle.dumps(items[start : start + size]) for start in range(0, len(items), size))
+        tasks = (client.submit(work, sent, part, pure=False) for part in parts)
+        waiting.extend(islice(tasks, AHEAD * workers))
         while waiting:
             yield from cloudpickle.loads(waiting[0].result())
             waiting.popleft()
             waiting.extend(islice(tasks, 1))
+    except KilledWorker:
+        died = f"{name}: a worker died {REPEATS + 1} times over the same task, most likely because its memory ran out"
+        raise InputError(f"{died}. Start fewer workers on a machine, or with more memory, and run this again") from None
+    except NoWorkerError:
+        raise InputError(f"{name}: the cluster has no worker left. Start some, and run this again") from None
+    except (CancelledError, CommClosedError) as error:
+        sentence = f"{name}: the cluster's scheduler is gone. Start it and its workers again, and run this again"
+        raise InputError(sentence) from error
     finally:
         if client.status == "running":
             client.cancel(list(waiting))

@@ -34,8 +34,7 @@ MANY = 2000  # images: another cut into folds now moves a score half as much as 
 def fold_numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Cut N images into folds, stratified by class and groups whole; → each image's fold (N,), from 0.
 
-    There are fewer folds only where there are fewer groups in all, or fewer images in every class. A class of few
-    groups is absent from the test part of some folds; all their training parts have it.
+    A class of few groups is absent from the test part of some folds; all their training parts have it.
     """
     return _cut(codes(labels), codes(groups), folds, seed).copy()
 
@@ -53,7 +52,7 @@ def _cut(label_codes: bytes, group_codes: bytes, folds: int, seed: int) -> np.nd
 
 
 def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int = SEED) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut into five folds, as `fold_numbers` does; → positions (train, test) of each."""
+    """Cut into five folds; → positions (train, test) of each."""
     fold_of = fold_numbers(labels, groups, FOLDS, seed)
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)]
 
@@ -66,8 +65,7 @@ def fit_and_predict(
 ) -> dict[object, np.ndarray]:
     """Fit classifiers to some rows of features (M, D) and predict others; → by key of `jobs`, probabilities (M, C).
 
-    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that take them. Jobs run side by side. Rows that
-    none of a key's jobs predicts stay 0.
+    `labels` (M,) are numbers from 0; `groups` (M,) go to classifiers that take them. Rows that no job predicts stay 0.
     """
     num_classes = labels.max() + 1
 
@@ -103,35 +101,28 @@ def out_of_fold(
 
     Folds are cut anew in each of the `repeats`; None: three, and one from 2,000 images on.
     """
-    repeats = repeats or (3 if len(labels) < MANY else 1)
-    jobs = {
-        repeat: [(classifier, train, test) for train, test in grouped_folds(labels, groups, SEED + repeat)]
-        for repeat in range(repeats)
-    }
+    jobs = {}
+    for repeat in range(repeats or (3 if len(labels) < MANY else 1)):
+        jobs[repeat] = [(classifier, *parts) for parts in grouped_folds(labels, groups, SEED + repeat)]
     return np.stack(list(fit_and_predict(features, labels, groups, jobs, "probe").values()))
 
 
 class OutOfFold(NamedTuple):
-    """What `cross_validate` found: logits (R, N, C), labels (N,), and the networks of the first repeat.
+    """What `cross_validate` found."""
 
-    `trained_on` is the share of the images that a network was trained on.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    networks: list[dict]
-    trained_on: float
+    logits: np.ndarray  # (R, N, C)
+    labels: np.ndarray  # (N,)
+    networks: list[dict]  # of the first repeat
+    trained_on: float  # the share of the images that a network was trained on
 
 
 def plan_folds(index: pd.DataFrame, folds: int | None, repeats: int | None, seed: int = SEED) -> np.ndarray:
     """Cut the images of `index` into folds to train networks, as `fold_numbers` does; → their folds (repeats, N).
 
-    None leaves it open: seven folds, twice; five, once, from 2,000 images on. Raises InputError for fewer than three.
+    None leaves it open: seven folds, twice; five, once, from 2,000 images on.
     """
     many = len(index) >= MANY
     folds, repeats = folds or (5 if many else 7), repeats or (1 if many else 2)
-    if folds < 3:
-        raise InputError(f"FOLDS is {folds}: at least 3 are needed, to train on one, choose on one and test on one")
     labels, groups = index["class"].to_numpy(), index["group"].to_numpy()
     return np.stack([fold_numbers(labels, groups, folds, seed + repeat) for repeat in range(repeats)])
 
@@ -141,17 +132,14 @@ def cross_validate(
 ) -> OutOfFold:
     """Predict every image of the table by networks that saw neither it nor its group, once for each row of `fold_of`.
 
-    One fold is predicted, another chooses the epoch, and the rest is trained on, a share like that of the split:
-    `fit(train, valid)` takes rows of `index` and returns a network; `predict(network, test)` returns logits (n, C) and
-    labels (n,). So many `threads` train side by side. Each of the `networks` is a dict: `files`, the images that it
-    predicted, and `state`, its weights as far as they are not those of the `shipped` network.
+    One fold is predicted, another chooses the epoch, and the rest is trained on: `fit(train, valid)` takes rows of
+    `index` and returns a network; `predict(network, test)` returns logits (n, C) and labels (n,). So many `threads`
+    train side by side. Each of the `networks` is a dict: `files`, the images that it predicted, and `state`, its
+    weights as far as they are not those of the `shipped` network.
     """
     logits = np.zeros((*fold_of.shape, shipped.get_classifier().out_features), dtype=np.float32)
-    labels, trained_on = np.zeros(len(index), dtype=int), []
-    networks = []
-    parts = [
-        (repeat, *masks) for repeat in range(len(fold_of)) for masks in fold_parts(index["class"], fold_of[repeat])
-    ]
+    labels, trained_on, networks = np.zeros(len(index), dtype=int), [], []
+    parts = [(repeat, *masks) for repeat, cut in enumerate(fold_of) for masks in fold_parts(index["class"], cut)]
 
     def train_fold(part: tuple) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Tensor]]:
         repeat, is_test, is_valid = part
@@ -183,11 +171,9 @@ def fold_parts(labels: pd.Series, fold_of: np.ndarray) -> list[tuple[np.ndarray,
 def _own_weights(model: nn.Module, shipped: nn.Module) -> dict[str, Tensor]:
     """Return the weights that turn `shipped` into `model`: the last layer's where all others are equal, or else all."""
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    shipped_weights = shipped.state_dict()
-    last = classifier_names(model)
-    if all(torch.equal(value, shipped_weights[name].cpu()) for name, value in weights.items() if name not in last):
-        return {name: weights[name] for name in last}
-    return weights
+    last, known = classifier_names(model), shipped.state_dict()
+    body_is_shared = all(torch.equal(weights[name], known[name].cpu()) for name in set(weights) - set(last))
+    return {name: weights[name] for name in last} if body_is_shared else weights
 
 
 def keep_folds(

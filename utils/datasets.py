@@ -62,12 +62,11 @@ class Augmentation(NamedTuple):
 
 
 class ImageDataset(Dataset):
-    """Images of a folder with their labels; some classes may have a random transform in place of `transform`.
+    """Images of a folder with their labels: what the transform returns, and the position of the class in `classes`.
 
-    Yields (image, label): what the transform returns and the position of the class in `classes`. Random transforms are
-    drawn from (seed, epoch, the image's class and name) alone, so an epoch has the same bits in every fold. `index`
-    holds the images' rows of the table. Datasets with the same transforms may share the images that are `prepared`,
-    which stay there once they were asked for, up to 300 MB of them.
+    `index` holds the images' rows of the table. Random transforms, of some classes, are drawn from (seed, epoch, the
+    image's class and name) alone, so an epoch has the same bits in every fold. Datasets with the same transforms may
+    share the images that are `prepared`, up to 300 MB of them.
     """
 
     def __init__(
@@ -95,14 +94,12 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         label = self.labels[position]
-        key = self.paths[position], self.epoch if label in self.augmented_labels else None
-        if self.prepared is None:
-            return self._prepare(position, key[1]), label
-        image = self.prepared.get(key)
+        epoch = self.epoch if label in self.augmented_labels else None
+        image = None if self.prepared is None else self.prepared.get((self.paths[position], epoch))
         if image is None:
-            image = self._prepare(position, key[1])
-            if (len(self.prepared) + 1) * image.nbytes <= PREPARED_BYTES:
-                self.prepared[key] = image
+            image = self._prepare(position, epoch)
+            if self.prepared is not None and (len(self.prepared) + 1) * image.nbytes <= PREPARED_BYTES:
+                self.prepared[self.paths[position], epoch] = image
         return image, label
 
     def _prepare(self, position: int, epoch: int | None) -> Tensor:
@@ -134,15 +131,10 @@ class ImageDataset(Dataset):
 def make_loader(dataset: ImageDataset, batch_size: int = 16, epoch: int | None = None) -> DataLoader:
     """Batch a dataset in its order, or, for training, shuffled and augmented as `epoch` demands.
 
-    Larger batches are no faster on a CPU, and 64 photos take EfficientNet-Lite0 600 MB more than 16. In training a last
-    batch of one image is dropped, since batch norm cannot learn from it.
+    Larger batches are no faster on a CPU, and 64 photos take EfficientNet-Lite0 600 MB more than 16.
     """
     if epoch is None:
         return DataLoader(dataset, batch_size)
-    return DataLoader(
-        dataset.in_epoch(epoch),
-        batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(dataset.augmentation.seed * 1_000_003 + epoch),
-        drop_last=len(dataset) % batch_size == 1,
-    )
+    generator = torch.Generator().manual_seed(dataset.augmentation.seed * 1_000_003 + epoch)
+    single = len(dataset) % batch_size == 1  # from a last batch of one image, batch norm cannot learn
+    return DataLoader(dataset.in_epoch(epoch), batch_size, shuffle=True, generator=generator, drop_last=single)

@@ -45,9 +45,9 @@ class _Body(nn.Module):
 
 
 class _Runner:
-    """A network without its last layer as a function: images (B, 3, S, S) → features (B, D).
+    """A network without its last layer as a function: images (B, 3, S, S) → features (B, D), on one core.
 
-    Large ones are exported when they are first called, by one thread while the others wait. A batch is on one core.
+    Large ones are exported when they are first called, by one thread while the others wait.
     """
 
     def __init__(self, model: nn.Module):
@@ -67,12 +67,11 @@ class _Runner:
 def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = None) -> np.ndarray:
     """Return what the last layer sees, one row of features (N, D) per image, in the loader's order.
 
-    Rows are kept in the folder `cache`, under a hash of the network and of the image as prepared: no notebook computes
-    one again, and nothing that changed is mistaken for what was. On the CPU, large networks run in ONNX Runtime, which
-    is several times faster than torch.
+    Rows are kept in the folder `cache`, by a hash of the network and of the image as prepared, so that none is computed
+    twice. On the CPU, large networks run in ONNX Runtime, which is several times faster than torch.
     """
     folder = cache / fingerprint(model) if cache else None
-    stored = _find_rows(folder)
+    stored = _read_rows(folder) if folder else {}
     dataset, known, run = loader.dataset, set(stored), _Runner(model)
 
     def rows_of(batch: slice) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -89,8 +88,8 @@ def extract_features(model: nn.Module, loader: DataLoader, cache: Path | None = 
         computed.update(batch_rows)
     if computed and folder:
         _write_rows(folder, computed)
-    rows = computed | _read_rows({key: stored[key] for key in keys if key not in computed})
-    return np.stack([rows[key] for key in keys])
+    stored.update(computed)
+    return np.stack([stored[key] for key in keys])
 
 
 def _open_body(model: nn.Module, shape: Sequence[int]) -> InferenceSession:
@@ -105,10 +104,7 @@ def _open_body(model: nn.Module, shape: Sequence[int]) -> InferenceSession:
 
 
 def compact(features: np.ndarray) -> np.ndarray:
-    """Standardize features (N, D) and keep their first 100 principal axes; labels are not looked at.
-
-    Rows get a mean squared length of 10, so that a classifier's penalty weighs the same whatever D was.
-    """
+    """Standardize features (N, D) and keep 100 principal axes, with a mean squared length of 10 whatever D was."""
     rows, scaler = features.astype(np.float32), StandardScaler(copy=False)
     for batch in gen_batches(len(rows), STANDARDIZED):  # all at once takes five times the memory of the rows
         scaler.partial_fit(rows[batch])
@@ -144,31 +140,22 @@ def to_onnx(model: nn.Module, shape: Sequence[int]) -> bytes:
     return file.getvalue()
 
 
-def _find_rows(folder: Path | None) -> dict[str, tuple[Path, int]]:
-    """Find the file and the position of each image's row, by key; a file that cannot be read is removed."""
-    places = {}
-    for path in sorted(folder.glob("*.npz")) if folder else []:
+def _read_rows(folder: Path) -> dict[str, np.ndarray]:
+    """Map the rows of all files, by their images' keys, without reading them; a damaged file is removed."""
+    rows = {}
+    for path in sorted(folder.glob("*.npy")):
         try:
-            with np.load(path) as file:
-                keys = file["keys"].tolist()
-        except Exception:  # numpy raises zip, EOF and value errors alike
+            stored = np.load(path, mmap_mode="r")
+            rows.update(zip(stored["key"].tolist(), np.asarray(stored["row"]), strict=True))
+        except Exception:  # numpy raises EOF and value errors alike
             path.unlink(missing_ok=True)
-            continue
-        places.update((key, (path, position)) for position, key in enumerate(keys))
-    return places
+    return rows
 
 
 def _write_rows(folder: Path, rows: dict[str, np.ndarray]) -> None:
+    key, row = next(iter(rows.items()))
+    stored = np.array(list(rows.items()), [("key", f"U{len(key)}"), ("row", row.dtype, row.shape)])
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b("".join(rows).encode(), digest_size=8).hexdigest()
-    with whole_file(folder / f"{name}.npz") as path:
-        np.savez(path, keys=np.array(list(rows)), rows=np.stack(list(rows.values())))
-
-
-def _read_rows(places: dict[str, tuple[Path, int]]) -> dict[str, np.ndarray]:
-    """Read the rows at these places, by key; every file is opened once."""
-    contents = {}
-    for path in {path for path, _ in places.values()}:
-        with np.load(path) as file:
-            contents[path] = file["rows"]
-    return {key: contents[path][position] for key, (path, position) in places.items()}
+    with whole_file(folder / f"{name}.npy") as path:
+        np.save(path, stored)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and results that are remembered between runs."""
 
 import atexit
+import filecmp
 import hashlib
 import inspect
 import json
@@ -31,13 +32,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     nobody may write there.
     """
     path = Path(path)
+    failed = f"{relative(path)} cannot be written"
     try:
         remove_leftovers(path.parent)
         place = tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING)
     except OSError as error:
-        raise InputError(
-            f"{relative(path)} cannot be written ({error.strerror}): give yourself the right to, or another place"
-        ) from None
+        raise InputError(f"{failed} ({error.strerror}): give yourself the right to, or another place") from None
     with place as folder:
         temporary = Path(folder) / path.name
         try:
@@ -47,11 +47,25 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         except Exception as error:
             if not (obstacle := writing_obstacle(Path(folder))):
                 raise
-            raise InputError(
-                f"{relative(path)} cannot be written: {obstacle}. What was there before is untouched: make room on "
-                "that disk and run this again"
-            ) from error
+            advice = "what was there before is untouched: make room on that disk and run this again"
+            raise InputError(f"{failed}: {obstacle}; {advice}") from error
         os.replace(temporary, path)
+
+
+def copy_numbered(source: Path, folder: Path, temporary: Path) -> bool:
+    """Copy a file into a folder, whole, unless it is there already; → whether it was copied.
+
+    Nothing is overwritten: a.jpg becomes a (2).jpg. The folder `temporary` is on the same disk.
+    """
+    folder.mkdir(exist_ok=True)
+    target, number = folder / source.name, 1
+    while os.path.lexists(target):
+        if filecmp.cmp(source, target, shallow=False):
+            return False
+        number += 1
+        target = folder / f"{source.stem} ({number}){source.suffix}"
+    os.replace(shutil.copy2(source, temporary), target)
+    return True
 
 
 def scratch_folder() -> Path:
@@ -108,9 +122,8 @@ def file_size(path: Path) -> int:
         return -1
 
 
-def likely_cause(path: str | Path) -> str:
+def likely_cause(path: Path) -> str:
     """Say in a few words why a binary file cannot be read, judging by its size and first bytes."""
-    path = Path(path)
     start = path.read_bytes()[:64]
     if not start:
         return "it is empty (0 bytes), as after an interrupted copy or download"

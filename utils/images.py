@@ -28,7 +28,6 @@ DARK, BLACK = 32, ", nearly black"  # what is added to the mode of an image with
 PICTURE = 64  # pixels a side of the small copies that the data are looked at with
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # of sensors whose data are kept in 16 bits
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
-UNUSUAL_TIFF = "a TIFF of a kind that Pillow does not read; save it as RGB, or as grey of 8 or 16 bits"
 TURNS = {  # from EXIF's orientation to upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,10 +44,10 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF and one of its values
 def scan_folder(folder: Path, entries: Sequence[Entry] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image of a folder once and tell good files from bad ones.
 
-    `entries` are its images and their classes; None: as its folders say, see `layout.list_images`. Returns the index
-    (path relative to `folder`, class, part of a given split, width, height, mode, sha256 of the file, and pixels, a
-    hash of what `read_image` makes of it, equal for exact copies), sorted by class and name, and the refused files
-    (path, class, reason, sha256). Raises InputError, naming all at once, when a class is left without images.
+    `entries` are its images and their classes; None: as its folders say. Returns the index (path in `folder`, class,
+    part of a given split, width, height, mode, sha256 of the file, and pixels, a hash that is equal for exact copies),
+    sorted by class and name, and the refused files (path, class, reason, sha256). Raises InputError, naming all at
+    once, when a class is left without images.
     """
     import pandas as pd
 
@@ -61,12 +60,9 @@ def scan_folder(folder: Path, entries: Sequence[Entry] | None = None) -> tuple[p
     readable = table["reason"] == ""
     good = table[readable].drop(columns="reason").reset_index(drop=True)
     refused = table.loc[~readable, ["path", "class", "reason", "sha256"]].reset_index(drop=True)
-    if empty := sorted(set(table["class"]) - {""} - set(good["class"])):
-        bad_files = "".join(f"; {files}" for files in by_reason(refused.to_dict("records")))
-        raise InputError(
-            f"{relative(folder)}: class folder {listing(empty)} has no readable image: add some or remove the folder"
-            f"{bad_files}"
-        )
+    empty = sorted(set(table["class"]) - {""} - set(good["class"]))
+    what = f"class folder {listing(empty)} has no readable image: add some or remove the folder"
+    require(not empty, "; ".join([f"{relative(folder)}: {what}", *by_reason(refused.to_dict("records"))]))
     return good, refused
 
 
@@ -74,11 +70,9 @@ def read_image(path: Path) -> Image.Image:
     """Open an image as every part of the pipeline sees it: upright, sRGB, 8 bits a channel, transparency on white.
 
     Colors are those that the file's ICC profile means, as browsers show them; without one, or where it is broken, sRGB.
-    16-bit grey is scaled to 8 bits. Files do not say how many of the bits a camera filled, so white is taken from each
-    image alone, as a model must later do with a single photo: the smallest of 255, 1023, 4095, 16383 and 65535 that
-    holds all of its pixels. A photo that leaves three quarters of its range unused comes out brighter for it. Of
-    animations and multi-page files the first frame is taken. Raises InputError with the reason when the file cannot be
-    decoded completely.
+    White of 16-bit grey is taken from each image alone, as files do not say how many bits a camera filled: the smallest
+    of 255, 1023, 4095, 16383 and 65535 that holds all pixels. Of animations and multi-page files the first frame is
+    taken. Raises InputError with the reason when the file cannot be decoded completely.
     """
     learn_heic()
     try:
@@ -87,26 +81,18 @@ def read_image(path: Path) -> Image.Image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
             image.load()
-            return _turn(_to_rgb(_to_srgb(image)), _orientation(image))
+            return _turn(_to_rgb(_to_srgb(image)), image)
     except Image.DecompressionBombError:
         raise InputError(f"{relative(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
+        cause = f"not an image; {likely_cause(path)}"
         if path.suffix.lower() in HEIC and not learn_heic():
-            raise InputError(
-                f"{relative(path)}: photos in HEIC need one more package: pip install pillow-heif"
-            ) from None
-        cause = UNUSUAL_TIFF if _is_whole_tiff(path) else f"not an image; {likely_cause(path)}"
+            cause = "photos in HEIC need one more package: pip install pillow-heif"
+        elif path.read_bytes()[:4] in TIFF:
+            cause = "a TIFF that is cut off, or of a kind that Pillow does not read; save it as RGB or grey"
         raise InputError(f"{relative(path)}: {cause}") from None
     except Exception as error:  # Pillow's plugins raise all kinds
         raise InputError(f"{relative(path)}: cannot be decoded; {error}") from None
-
-
-def _is_whole_tiff(path: Path) -> bool:
-    """Tell whether a file begins as a TIFF and reaches as far as its table of contents."""
-    start = path.read_bytes()[:16]
-    place = start[8:] if b"+" in start[2:4] else start[4:8]  # in files beyond 4 GB, as some programs write all theirs
-    order = "little" if start.startswith(b"II") else "big"
-    return start[:4] in TIFF and int.from_bytes(place, order) < file_size(path)
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -117,8 +103,7 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
 def prepare(image: Image.Image, preprocessing: dict) -> np.ndarray:
     """Resize the whole picture, scale to [0, 1], normalize by `mean` and `std` per channel; → float32 (3, S, S).
 
-    To the bit what torchvision's transforms return, without torch, which a process that runs ONNX does not load. The
-    channels of a pixel are neighbours in memory, as theirs are.
+    To the bit, and in memory, what torchvision's transforms return, without torch.
     """
     small = resize(image, (preprocessing["image_size"],) * 2, preprocessing["interpolation"])
     pixels = np.array(small, dtype=np.float32)
@@ -138,21 +123,16 @@ def read_pictures(folder: Path, index: pd.DataFrame, size: int = PICTURE) -> np.
 
 
 def _shrink(folder: Path, size: int, file: tuple[str, str]) -> np.ndarray:
-    """Read an image, given by path and sha256, as a square."""
     path, digest = file
     check_copy(folder / path, digest)
     return np.asarray(read_image(folder / path).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _orientation(image: Image.Image) -> int:
-    """Read how a camera was held, a key of TURNS; what is not in EXIF or cannot be read there is 1, upright."""
+def _turn(picture: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn a picture as its image's EXIF says; Pillow's own function fails where that is malformed."""
+    orientation = None
     with suppress(Exception):  # EXIF may be damaged in all ways, and its picture be sound
-        return image.getexif().get(ORIENTATION, 1)
-    return 1
-
-
-def _turn(picture: Image.Image, orientation: int) -> Image.Image:
-    """Turn a picture upright; Pillow's own function also writes EXIF anew, and fails where that is malformed."""
+        orientation = image.getexif().get(ORIENTATION)
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
@@ -193,7 +173,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> int:
-    """Return what white is in 16-bit grey, the smallest of WHITES that holds the image; 0 in any other image."""
+    """Return what white is in 16-bit grey; 0 in any other image."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return min(white for white in WHITES if white >= np.asarray(image).max())
     return 0

@@ -13,10 +13,7 @@ DRAWS = 2000  # resamples of a bootstrap
 
 
 def wilson_interval(hits: float, total: float) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927); without any trial, anything is possible.
-
-    `total` may be no whole number, as an effective sample size is.
-    """
+    """95 % interval of a proportion (Wilson 1927); `total` may be no whole number, as an effective sample size is."""
     if total == 0:
         return 0.0, 1.0
     share, square = hits / total, norm.ppf(0.975) ** 2
@@ -28,9 +25,8 @@ def wilson_interval(hits: float, total: float) -> tuple[float, float]:
 def share_interval(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of images (N,) that are hits, where images of one group are alike.
 
-    Wilson's formula for as many trials as the groups make up for: the effective sample size of a cluster sample, by the
-    linearized variance of a ratio, lessened by the t quantile of few groups (Korn and Graubard 1998, Survey Methodology
-    24:193). Without any spread the groups themselves are the trials.
+    Wilson's formula for the effective sample size of a cluster sample, lessened by the t quantile of few groups (Korn
+    and Graubard 1998, Survey Methodology 24:193). Without any spread the groups themselves are the trials.
     """
     share, names = hits.mean(), np.unique(groups, return_inverse=True)[1]
     trials, sizes = len(np.unique(names)), np.bincount(names)
@@ -50,8 +46,7 @@ def codes(values: np.ndarray) -> bytes:
 def resample_weights(labels: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
     """Draw how often each image counts in each bootstrap sample: (draws, N) whole numbers, to read only.
 
-    Two stages, as images of one object are not independent: groups with replacement within each class, then images with
-    replacement within each group (Davison and Hinkley 1997, section 3.8).
+    Groups with replacement within each class, then images within each group (Davison and Hinkley 1997, section 3.8).
     """
     return _draw_weights(codes(labels), codes(groups), draws, seed)
 
@@ -77,9 +72,9 @@ def macro_f1_interval(
 ) -> tuple[float, float]:
     """95 % interval of macro-F1: bootstrap percentiles, resampled by group.
 
-    The bootstrap sees no spread in a class that is all right or all wrong and would claim certainty, the more so the
-    fewer groups there are. Each such class adds the distance to Wilson's bound for as many trials as it has groups,
-    squared distances summing up as in MOVER (Zou and Donner 2008). `bench/intervals.py` measures the coverage.
+    The bootstrap sees no spread in a class that is all right or all wrong. Each such class adds the distance to
+    Wilson's bound for as many trials as it has groups, squared distances summing up as in MOVER (Zou and Donner 2008).
+    `bench/intervals.py` measures the coverage.
     """
     score = macro_f1(labels, predictions, num_classes)
     weights = resample_weights(labels, groups)
@@ -115,8 +110,7 @@ def rare_sum_interval(effects: np.ndarray, largest: float) -> tuple[float, float
 def paired_interval(effects: np.ndarray, largest: float, groups: np.ndarray) -> tuple[float, float]:
     """95 % interval of a sum of effects (N,), of which few are not 0: what each changed prediction gains or loses.
 
-    Losses and gains have an interval each, which are joined as those of independent quantities (MOVER, Zou and Donner
-    2008). What changes within a group counts as one event. Honest where nothing changed: see `rare_sum_interval`.
+    Intervals of losses and of gains are joined by MOVER (Zou and Donner 2008); a group's changes count as one event.
     """
     names = np.unique(groups, return_inverse=True)[1]
     losses, gains = np.bincount(names, np.maximum(-effects, 0)), np.bincount(names, np.maximum(effects, 0))
@@ -142,10 +136,8 @@ def flip_effects(
     missed = before - 2 * (hits - 1) / np.maximum(total - 1, 1)
     taken = before - 2 * hits / (total + 1)
     losses = np.where(np.eye(num_classes, dtype=bool), 0, missed[:, None] + taken)[hits > 0]
-    largest = np.max(losses, initial=0) / num_classes
-    if largest == 0:  # no prediction is right, so a loss has no bound but this one
-        largest = 1.0
-    return effects, float(largest)
+    largest = float(np.max(losses, initial=0)) / num_classes
+    return effects, largest or 1.0  # where no prediction is right, a loss has no other bound
 
 
 def repeated_score(outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
@@ -161,9 +153,8 @@ def macro_f1_difference_interval(
 ) -> tuple[float, float]:
     """95 % interval of macro-F1(second) − macro-F1(first), paired: both predict the same images.
 
-    The wider one, at each end, of two: the bootstrap by group, both scored on the same resamples, and
-    `paired_interval`. Where few predictions differ, the bootstrap knows only those it has seen, and with none it claims
-    certainty. `bench/intervals.py` measures the coverage.
+    The wider one, at each end, of the bootstrap by group, which knows only the changes it has seen, and
+    `paired_interval`. `bench/intervals.py` measures the coverage.
     """
     weights = resample_weights(labels, groups)
     before = weighted_macro_f1(labels, first, num_classes, weights)
@@ -178,10 +169,7 @@ def macro_f1_difference_interval(
 def compare_predictions(
     predictions: dict[str, np.ndarray], reference: str, labels: np.ndarray, groups: np.ndarray
 ) -> pd.DataFrame:
-    """Compare predictions (N,) by name with those of a `reference`; → a row each: macro_f1, difference, low, high.
-
-    The difference is the macro-F1 minus that of the reference, paired, with its 95 % interval.
-    """
+    """Compare predictions (N,) by name with a `reference`; → a row each: macro_f1, and paired difference, low, high."""
     num_classes, rows = labels.max() + 1, {}
     first = predictions[reference]
     for name, second in predictions.items():
@@ -197,10 +185,7 @@ def compare_predictions(
 def repeated_difference(
     first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float, float]:
-    """Macro-F1(second) − macro-F1(first), paired, of repeated logits or probabilities (R, N, C), and its 95 % interval.
-
-    Means over repeats, as in `repeated_score`.
-    """
+    """Macro-F1(second) − macro-F1(first) of repeated logits (R, N, C), and its 95 % interval; means over repeats."""
     num_classes, found = first.shape[2], []
     for before, after in zip(first.argmax(axis=2), second.argmax(axis=2), strict=True):
         difference = macro_f1(labels, after, num_classes) - macro_f1(labels, before, num_classes)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from utils.config import InputError, listing, relative, require
+from utils.config import listing, relative, require
 
 HEIC = {".heic", ".heif"}
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # Pillow knows them and opens none by itself
@@ -40,9 +40,8 @@ class Entry(NamedTuple):
 def list_images(folder: Path, split: str | None = None) -> list[Entry]:
     """List every image below a data folder, with its class and part by ``<class>/`` or ``<part>/<class>/``.
 
-    Refused are images in no class folder and, by their folder's name, masks. With the `split` "absent", the folders in
-    `folder` are classes, whatever they are called and hold. Raises InputError, naming what was found, where they are
-    neither classes nor parts, and where a class has no image.
+    Refused are images in no class folder and, by their folder's name, masks. With the `split` "absent", all folders are
+    classes. Raises InputError where they are neither classes nor parts, and where a class has no image.
     """
     classes, entries = _class_folders(folder, split), []
     for path in find_images(folder)[0]:
@@ -56,19 +55,13 @@ def list_images(folder: Path, split: str | None = None) -> list[Entry]:
     empty = {name for name, _ in classes.values()} - {entry.label for entry in entries}
     held = {place.name: find_images(place)[1] for place, (name, _) in classes.items() if name in empty}
     found = [f"{place} holds {', '.join(others) or 'nothing'}" for place, others in held.items()]
-    require(
-        not empty,
-        f"{relative(folder)}: class folder {listing(sorted(empty))} has no readable image ({listing(found)}): add "
-        "some, remove the folder, or move it elsewhere",
-    )
+    what = f"class folder {listing(sorted(empty))} has no readable image ({listing(found)})"
+    require(not empty, f"{relative(folder)}: {what}: add some, remove the folder, or move it elsewhere")
     return entries
 
 
 def find_images(folder: Path) -> tuple[list[Path], Counter]:
-    """Find every image below a folder, by its extension or, without one, by its start; count the others by extension.
-
-    Hidden and system files are skipped uncounted.
-    """
+    """Find every image below a folder, by its extension or, without one, its start; count others by extension."""
     files = {path: _is_photo(path) for path in _files(folder)}
     others = Counter(path.suffix.lower() or "(no extension)" for path, photo in files.items() if not photo)
     return [path for path, photo in files.items() if photo], others
@@ -89,50 +82,36 @@ def _class_folders(folder: Path, split: str | None) -> dict[Path, tuple[str, str
         name = path_in(place.parent, place)
         require(name == place.name, f"{relative(folder)}: the name of class {name} is not UTF-8; rename the folder")
     stop_at_two_spellings(folder, {place.name for place in places})
-    if len({place.name for place in places}) < 2:
-        found, hint = sorted(entry.name for entry in os.scandir(folder))[:5], ""
-        if len(outer) == 1 and (inner := _subfolders(outer[0])):
-            names = listing(place.name for place in inner)
-            hint = f'. If {names} are classes, or parts of a split, give --data "{relative(outer[0])}"'
-        elif not outer:
-            hint = f'. If it is a class, give --data "{relative(folder.parent)}"; if a table has the classes, --labels'
-        raise InputError(
-            f"{relative(folder)} has {len(places)} class folders, found {found}: {EXPECTED}, two or more{hint}"
-        )
+    found, hint = sorted(entry.name for entry in os.scandir(folder))[:5], ""
+    if len(outer) == 1 and _subfolders(outer[0]):
+        hint = f'. If the classes, or parts of a split, are in {outer[0].name}, give --data "{relative(outer[0])}"'
+    elif not outer:
+        hint = f'. If it is a class, give --data "{relative(folder.parent)}"; if a table has the classes, --labels'
+    what = f"{relative(folder)} has {len(places)} class folders, found {found}"
+    require(len({place.name for place in places}) > 1, f"{what}: {EXPECTED}, two or more{hint}")
     return {place: (unicodedata.normalize("NFC", place.name), part) for place, part in places.items()}
 
 
 def _parts(folder: Path, outer: list[Path], split: str | None) -> dict[Path, str]:
-    """Find what holds class folders, and which part of a split it is: `folder` itself and none, or those in it.
-
-    Raises InputError where only some of them are parts, and where nothing tells whether they are.
-    """
+    """Find what holds class folders, and which part of a split it is: `folder` itself and none, or those in it."""
     named = {place: match.lastgroup for place in outer if (match := PART.fullmatch(place.name))}
     parts = {place: part for place, part in named.items() if _subfolders(place)}
     others = [place.name for place in outer if place not in parts]
     names, where = listing(place.name for place in parts or named), relative(folder)
     if parts:
-        require(
-            not others,
-            f"{where} holds {names}, by the name parts of a split, and beside them {listing(others)}: move what is no "
-            f'part out, or give one part, --data "{relative(next(iter(parts)))}", or, if all are classes, SPLIT=absent',
-        )
+        what = f"{where} holds {names}, by the name parts of a split, and beside them {listing(others)}"
+        give = f'give one part, --data "{relative(next(iter(parts)))}"'
+        require(not others, f"{what}: move what is no part out, or {give}, or, if all are classes, SPLIT=absent")
         return {_unwrapped(place): part for place, part in parts.items()}
-    require(
-        not named or len(named) < len(outer),
-        f"{where} holds the parts of a split ({names}) without class folders in them: {EXPECTED}; if a table has the "
-        "classes, give it: --labels FILE",
-    )
+    what = f"{where} holds the parts of a split ({names}) without class folders in them: {EXPECTED}"
+    require(not named or len(named) < len(outer), f"{what}; if a table has the classes, give it: --labels FILE")
     inner = [{path.name.casefold() for path in _subfolders(place)} - NO_CLASSES for place in outer]
     most = max(inner, key=len, default=set())
     if len(outer) < 2 or any(len(own) < 2 or not own <= most for own in inner):
         return {folder: ""}
-    require(
-        split == "ours",
-        f"{where}: {listing(place.name for place in outer)} hold folders of the same names, {listing(sorted(most))}. "
-        "If these are the classes, add -p SPLIT=ours, which pools them, or call the outer ones train and test. If the "
-        "outer ones are the classes, add -p SPLIT=absent",
-    )
+    what = f"{where}: {listing(place.name for place in outer)} hold folders of the same names, {listing(sorted(most))}"
+    pool = "If these are the classes, add -p SPLIT=ours, which pools them, or call the outer ones train and test"
+    require(split == "ours", f"{what}. {pool}. If the outer ones are the classes, add -p SPLIT=absent")
     return dict.fromkeys(outer, "")
 
 

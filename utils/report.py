@@ -10,6 +10,7 @@ from utils.config import CHECKPOINTS, InputError, by_reason, listing, relative, 
 from utils.files import likely_cause, whole_file
 
 TEMPLATES = Path(__file__).parent / "templates"
+DEPLOYED = {"int8": "_int8_deploy.onnx", "onnx": "_deploy.onnx", "pytorch": "_deploy.onnx"}  # by what the verdict ships
 
 
 def read_report(run: Path) -> dict:
@@ -18,9 +19,8 @@ def read_report(run: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
-        raise InputError(
-            f"{relative(path)} cannot be read: {likely_cause(path)}. Delete it, and run the notebooks again from EDA on"
-        ) from None
+        cause = f"{relative(path)} cannot be read: {likely_cause(path)}"
+        raise InputError(f"{cause}. Delete it, and run the notebooks again from EDA on") from None
 
 
 def check_folder(run: Path, folder: Path) -> str:
@@ -40,34 +40,38 @@ def check_folder(run: Path, folder: Path) -> str:
 
 def update_report(run: Path, section: str, values: dict) -> None:
     """Replace one notebook's section of ``report.json`` and keep the others."""
-    report = read_report(run)
-    report[section] = values
-    _write(run, report)
+    report = read_report(run) | {section: values}
+    with whole_file(run / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
 
 
 def extend_report(run: Path, section: str, values: dict) -> None:
     """Add what a notebook found later, as its further evidence, to its section of ``report.json``."""
-    report = read_report(run)
-    report.setdefault(section, {}).update(values)
-    _write(run, report)
+    update_report(run, section, read_report(run).get(section, {}) | values)
 
 
 def chosen_arch(run: Path, arch: str | None) -> str:
-    """Return the network that EDA went on with if `arch` is None or "auto", and `arch` otherwise.
-
-    Raises InputError when EDA has not chosen any.
-    """
+    """Return `arch` or, if it is None or "auto", the network that EDA went on with; InputError if there is none."""
     if arch not in (None, "auto"):
         return arch
     chosen = read_report(run).get("dataset", {}).get("arch")
-    if not chosen:
-        raise InputError(f"{relative(run)} holds no network that EDA.ipynb chose: run EDA.ipynb first")
+    require(chosen, f"{relative(run)} holds no network that EDA.ipynb chose: run EDA.ipynb first")
     return chosen
 
 
-def _write(run: Path, report: dict) -> None:
-    with whole_file(run / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+def shipped_file(run: str | Path = "") -> Path:
+    """Find the file for photos that a run's verdict ships, by the run's name or folder; InputError if there is none."""
+    folder = CHECKPOINTS / run
+    report = read_report(folder)
+    verdict = report.get("comparison", {}).get("verdict")
+    if not verdict:
+        runs = sorted(path.parent.name for path in CHECKPOINTS.glob("*/report.json"))
+        raise InputError(
+            f"{relative(folder)} holds no verdict: run the four notebooks first. Named runs: {listing(runs) or 'none'}"
+        )
+    ship = verdict["ship"]
+    require(ship in DEPLOYED, f"{relative(folder)} ships {ship}, of which there is no file that takes photos")
+    return folder / f"{report['train']['arch']}{DEPLOYED[ship]}"
 
 
 def render(template: str, **values: object) -> str:
@@ -77,23 +81,13 @@ def render(template: str, **values: object) -> str:
 
 @cache
 def environment(escape: bool):
-    """Give Jinja's environment of the templates; whether it is to `escape` every text, as in HTML."""
+    """Make Jinja's environment of the templates; whether it is to `escape` every text, as in HTML."""
     import jinja2  # here: whoever only reads the report need not have it
 
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=escape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "by_reason": by_reason,
-        "counts": list_counts,
-        "listing": listing,
-        "markdown": escape_markdown,
-        "size": size_in_words,
-    }
+    loader, strict = jinja2.FileSystemLoader(TEMPLATES), jinja2.StrictUndefined
+    made = jinja2.Environment(loader=loader, autoescape=escape, undefined=strict, trim_blocks=True, lstrip_blocks=True)
+    filters = {"counts": list_counts, "markdown": escape_markdown, "size": size_in_words}
+    made.filters |= filters | {"by_reason": by_reason, "listing": listing}
     return made
 
 

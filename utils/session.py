@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy._core._multiarray_umath import __cpu_features__ as CPU
 
-from utils.config import BATCH, THREADS, InputError, relative
+from utils.config import BATCH, THREADS, InputError, relative, require
 from utils.files import likely_cause
 
 CHECKED = 8  # pictures that a deployed file checks itself with
@@ -29,11 +29,10 @@ def open_session(
 
     With `precise`, 8-bit sums cannot overflow, at the price of speed on CPUs where they might. Graphs are optimized in
     "all" ways, in "basic" ones, which leave 8-bit operators as the file has them, or in "none". Nodes that run
-    `in_order`, as the file has them, take less memory where every tensor is looked at. Raises InputError when the file
-    cannot be read.
+    `in_order` take less memory where every tensor is looked at. Raises InputError when the file cannot be read.
     """
-    if isinstance(path, Path) and not path.exists():
-        raise InputError(f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
+    if isinstance(path, Path):
+        require(path.exists(), f"{relative(path)} does not exist: run onnx_quant.ipynb to make it")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -49,11 +48,9 @@ def open_session(
     except Exception as error:  # ORT's exceptions share no base class
         if isinstance(path, bytes):
             raise
+        cause = "though the file is whole" if _is_whole(path) else likely_cause(path)
         reason = str(error).split(" : ")[-1]
-        if _is_whole(path):
-            name = relative(path)
-            raise InputError(f"{name} cannot be read by ONNX Runtime, though the file is whole: {reason}") from error
-        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. ONNX Runtime: {reason}") from error
+        raise InputError(f"{relative(path)} cannot be read: {cause}. ONNX Runtime: {reason}") from error
 
 
 def open_to_predict(path: Path, threads: int = THREADS) -> ort.InferenceSession:
@@ -120,12 +117,9 @@ def read_metadata(session: ort.InferenceSession) -> dict:
 
 
 def formula_pictures(height: int = 96, width: int = 96) -> list[np.ndarray]:
-    """Draw the pictures that a deployed file checks itself with, uint8 (1, H, W, 3), by a formula of whole numbers.
-
-    Two are wider than the rest where the sides are free, so that resizing is tried, too.
-    """
+    """Draw the pictures that a deployed file checks itself with, uint8 (1, H, W, 3), by a formula of whole numbers."""
     sides = [(height, width)] * CHECKED
-    if (height, width) == (96, 96):
+    if (height, width) == (96, 96):  # they are free, so resizing is to be tried, too
         sides[-2:] = [(60, 140), (144, 72)]
     drawn = []
     for number, (rows, columns) in enumerate(sides):
@@ -143,27 +137,19 @@ def predict_formula(session: ort.InferenceSession) -> np.ndarray:
 
 
 def check_itself(path: Path, session: ort.InferenceSession, expected: list | None) -> None:
-    """Stop where a deployed file does not predict here what it predicted where it was made: InputError.
+    """Stop where a deployed file does not predict here what it did where it was made (CHECKED, C): InputError.
 
-    `expected` (CHECKED, C) stand in its metadata; files that were made before that have none, and are not checked.
+    Files that were made before there was this check have nothing `expected`, and are not checked.
     """
     difference = float(np.abs(predict_formula(session) - expected).max()) if expected else 0.0
-    if not difference <= TOLERANCE:
-        raise InputError(
-            f"{relative(path)} does not predict here what it did where it was made: ONNX Runtime {ort.__version__} on "
-            f"{platform.machine()} moves probabilities by {difference:.2f}, where {TOLERANCE} may be rounding. Install "
-            "another version of onnxruntime, or use the file without int8 in its name"
-        )
+    here = f"ONNX Runtime {ort.__version__} on {platform.machine()} moves probabilities by {difference:.2f}"
+    what = f"{relative(path)} does not predict here what it did where it was made: {here}, not {TOLERANCE} at most"
+    advice = "install another version of onnxruntime, or use the file without int8 in its name"
+    require(difference <= TOLERANCE, f"{what}: {advice}")
 
 
 def outdated(version: str = ort.__version__) -> str:
-    """Say what an onnxruntime of this version gets wrong, nothing where all is well.
-
-    Sources: microsoft/onnxruntime issues 26324 and 27671.
-    """
+    """Say what an onnxruntime of this version gets wrong, nothing where all is well (its issues 26324 and 27671)."""
     if tuple(map(int, version.split(".")[:2])) >= (1, 25):
         return ""
-    return (
-        f"onnxruntime {version} gives wrong predictions from INT8 on CPUs with VNNI or AMX: install 1.25 or newer "
-        "(pip install -U onnxruntime)"
-    )
+    return f"onnxruntime {version} gives wrong predictions from INT8 on some CPUs: pip install -U onnxruntime"

@@ -18,10 +18,7 @@ MANIFEST = ["path", "class", "group", "sha256", "split"]
 
 
 def minority_classes(labels: pd.Series, given: list[str] | None = None) -> list[str]:
-    """Name the classes that have fewer than half as many images as the largest one, or those that are `given`.
-
-    Raises InputError when one of these is no class.
-    """
+    """Name the classes that have fewer than half as many images as the largest one, or those that are `given`."""
     counts = labels.value_counts()
     if given:
         require(set(given) <= set(counts.index), f"MINORITY {given}: there are only {listing(sorted(counts.index))}")
@@ -31,27 +28,20 @@ def minority_classes(labels: pd.Series, given: list[str] | None = None) -> list[
 
 def group_pattern(pattern: str | None, folder: Path) -> str:
     """Return how the names of images of one object begin: as given, or, for None, as in the embedded fruit alone."""
-    if pattern is None:
-        return FRUIT if folder.resolve() == EMBEDDED else ""
-    return pattern
+    of_folder = FRUIT if folder.resolve() == EMBEDDED else ""
+    return of_folder if pattern is None else pattern
 
 
 def name_groups(index: pd.DataFrame, pattern: str) -> pd.Series:
-    """Take each image's group (one object, one burst) from its file name: what `pattern` matches at the start.
-
-    Groups are kept apart by class; an image whose name does not match is a group of its own. Raises InputError when
-    the pattern is no regular expression.
-    """
+    """Name each image's group by its class and what `pattern` matches at the start of its file's name, if anything."""
     try:
-        beginning = re.compile(pattern)
+        found = [re.match(pattern, Path(path).name) for path in index["path"]]
     except re.error as error:
         raise InputError(f"GROUPS {pattern!r} is no regular expression: {error}") from None
-
-    def group(path: str, label: str) -> str:
-        match = beginning.match(Path(path).name)
-        return f"{label}/{match[0]}" if match and match[0] else path
-
-    return pd.Series(map(group, index["path"], index["class"]), index.index)
+    rows = zip(index["path"], index["class"], found, strict=True)
+    return pd.Series(
+        [f"{label}/{start[0]}" if start and start[0] else path for path, label, start in rows], index.index
+    )
 
 
 def series_classes(index: pd.DataFrame) -> list[str]:
@@ -61,10 +51,7 @@ def series_classes(index: pd.DataFrame) -> list[str]:
 
 
 def separable_groups(index: pd.DataFrame) -> pd.Series:
-    """Return each image's group; a class that is one series is cut into ten blocks of frames in a row instead.
-
-    Neighbouring frames are the most alike, so blocks may leak less than single images do, but they leak.
-    """
+    """Return each image's group; a class that is one series is cut into ten blocks of frames, which leak a little."""
     groups = index["group"].copy()
     for name in series_classes(index):
         paths = _frames(index, name)
@@ -75,24 +62,20 @@ def separable_groups(index: pd.DataFrame) -> pd.Series:
 def make_split(index: pd.DataFrame, wanted: str | None = None, seed: int = SEED) -> pd.Series:
     """Assign every image to train, valid or test, by the given test part if there is one and ours is not `wanted`.
 
-    Near-copies of a given test part are REFUSED, as they were tested on what they teach; the others are divided into
-    train and valid as in `split_index`. Of a class that is one series, nothing would remain: it leaks, as there. Raises
-    InputError when a given part is wanted and missing, and when too few images of a class remain.
+    Near-copies of a given test part are REFUSED, but for a class that is one series, of which nothing would remain; the
+    others are divided as in `split_index`. Raises InputError when a wanted part is missing or a class keeps too few.
     """
     test = index["part"] == "test"
     require(wanted != "given" or test.any(), "SPLIT is 'given', but the data folder has no part that is called test")
     if wanted == "ours" or not test.any():
         return split_index(index, seed)
     copies = index["group"].isin(index.loc[test, "group"]) & ~test
-    others, left = ((~test & (one | ~copies)).groupby(index["class"]).sum() for one in (True, False))
+    others, left = (~test).groupby(index["class"]).sum(), (~test & ~copies).groupby(index["class"]).sum()
     series = left.index[(left < 3) & (others >= 3)].intersection(series_classes(index))
     copies &= ~index["class"].isin(series)
     short = left.index[left < 3].difference(series)
-    require(
-        short.empty,
-        f"{listing(short)}: fewer than 3 images remain to train and validate, without the given test part and its "
-        "near-copies. Add images, or take -p SPLIT=ours, which splits anew",
-    )
+    few = f"{listing(short)}: fewer than 3 images remain beside the given test part and its near-copies"
+    require(short.empty, f"{few}. Add images, or take -p SPLIT=ours, which splits anew")
     split = pd.Series("test", index.index).mask(copies, REFUSED)
     rest = index[~test & ~copies]
     split[rest.index] = split_index(rest, seed).replace("test", "train")
@@ -102,22 +85,16 @@ def make_split(index: pd.DataFrame, wanted: str | None = None, seed: int = SEED)
 def split_index(index: pd.DataFrame, seed: int = SEED) -> pd.Series:
     """Assign every image to train, valid or test, 70:15:15 within each class, groups kept whole.
 
-    Each class gives one random group to test and one to valid, not the one with most of its images; then every further
-    group goes where most images of the class are missing, or, in a tie, most images of all. A class that is one series
-    leaks however it is cut (`count_leaks` says how much): its frames in a row become test, and valid lies on both sides
-    of them, as the gap to train. Raises InputError when a class has fewer than three images.
+    Each class gives one random group to test and one to valid, not the one with most of its images; every further group
+    goes where most images of the class are missing. A class that is one series leaks: frames in a row become test, and
+    valid lies on both sides of them. Raises InputError when a class has fewer than three images.
     """
     counts = index["class"].value_counts()
-    if counts.min() < 3:
-        small = listing(f"{name} ({count})" for name, count in counts[counts < 3].items())
-        raise InputError(
-            f"each class needs 3 images or more, to train, validate and test; too few in {small}: "
-            "add images or remove the folder"
-        )
+    small = listing(f"{name} ({count})" for name, count in counts[counts < 3].items())
+    require(not small, f"each class needs 3 images or more; too few in {small}: add images or remove the folder")
     series = series_classes(index)
-    part_of_group: dict[str, str] = {}
+    part_of_group, generator = {}, np.random.default_rng(seed)
     missing_of_all = {part: share * len(index) for part, share in PARTS.items()}
-    generator = np.random.default_rng(seed)
     split = pd.Series("", index=index.index, name="split")
     for name in counts.index[::-1]:
         paths = _frames(index, name)
@@ -150,10 +127,7 @@ def _split_series(total: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def _assign_groups(
-    groups: pd.Series,
-    part_of_group: dict[str, str],
-    missing_of_all: dict[str, float],
-    generator: np.random.Generator,
+    groups: pd.Series, part_of_group: dict[str, str], missing_of_all: dict[str, float], generator: np.random.Generator
 ) -> None:
     """Extend `part_of_group` by one class's groups; a group that another class has assigned stays where it is."""
     sizes = groups.value_counts(sort=False)
@@ -177,20 +151,18 @@ def count_leaks(groups: pd.Series, split: pd.Series) -> int:
 
 
 def summary(index: pd.DataFrame, seed: int = SEED) -> dict:
-    """Say what the report tells of images, groups and split, and how many leaks a split of single images would have."""
+    """Say what the report tells of images, groups and split, and of the leaks of a split of single images."""
     given = {"given_split": _given_split(index)} if "part" in index and index["part"].any() else {}
     index = index[index["split"] != REFUSED]
-    counts = index["class"].value_counts().sort_index()
-    at_random = split_index(index.assign(group=index["path"]), seed)
     return given | {
         "images": len(index),
-        "classes": counts.to_dict(),
+        "classes": index["class"].value_counts().sort_index().to_dict(),
         "minority": minority_classes(index["class"]),
         "groups": index["group"].nunique(),
         "series": series_classes(index),
         "split": index["split"].value_counts().to_dict(),
         "leaks": count_leaks(index["group"], index["split"]),
-        "random_split_leaks": count_leaks(index["group"], at_random),
+        "random_split_leaks": count_leaks(index["group"], split_index(index.assign(group=index["path"]), seed)),
     }
 
 
@@ -217,26 +189,19 @@ def save_index(path: Path, index: pd.DataFrame, refused: pd.DataFrame) -> None:
 
 
 def load_index(path: Path, folder: Path) -> pd.DataFrame:
-    """Read the manifest and check that `folder` still holds exactly these files with these bytes.
-
-    Raises InputError where there is no such folder, naming the files that are missing, new or changed, and corrections
-    that EDA has not seen.
-    """
-    if not path.exists():
-        raise InputError(f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
-    gone = f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR (DATA in Jupyter)"
-    require(folder.is_dir(), gone)
+    """Read the manifest; InputError names what has changed in `folder` since, or corrections that EDA has not seen."""
+    require(path.exists(), f"{relative(path)} does not exist: run EDA.ipynb first, it splits the data")
+    require(folder.is_dir(), f"the photos are no longer in {relative(folder)}: say where they are, by --data DIR")
     corrections = path.with_name("corrections.csv")
-    if corrections.exists() and corrections.stat().st_mtime > path.stat().st_mtime:
-        raise InputError(f"{relative(corrections)} has changed since EDA.ipynb split the data: run EDA.ipynb again")
+    seen = not corrections.exists() or corrections.stat().st_mtime <= path.stat().st_mtime
+    require(seen, f"{relative(corrections)} has changed since EDA.ipynb split the data: run EDA.ipynb again")
     try:  # all is text: a class may be called 01
         index = pd.read_csv(path, keep_default_na=False, dtype=str, usecols=MANIFEST)
     except ValueError as error:
         raise InputError(f"{relative(path)} cannot be read ({error}): run EDA.ipynb again") from None
     changes = _list_changes(folder, index)
-    if changes:
-        shown = "; ".join(changes[:20]) + (f"; and {len(changes) - 20} more" if len(changes) > 20 else "")
-        raise InputError(f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
+    shown = "; ".join(changes[:20]) + f"; and {len(changes) - 20} more" * (len(changes) > 20)
+    require(not changes, f"{relative(folder)} has changed since EDA.ipynb split it ({shown}): run EDA.ipynb again")
     return index[index["split"] != REFUSED].reset_index(drop=True)
 
 

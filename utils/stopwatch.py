@@ -1,7 +1,4 @@
-"""The one stopwatch: calls are timed in turns, so that a busy moment of the machine hits all alike.
-
-Imports neither torch, pandas nor scipy at the top: a process in which a model is timed has to stay small.
-"""
+"""The one stopwatch: calls are timed in turns, so that a busy moment of the machine hits all alike."""
 
 import random
 import time
@@ -60,11 +57,8 @@ def ratio(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a median, from order statistics, whatever the distribution; the extremes where there are few.
-
-    scipy's `quantile_test` (Conover 1999, section 3.2).
-    """
-    from scipy.stats import quantile_test
+    """95 % interval of a median by order statistics (Conover 1999, section 3.2); the extremes where there are few."""
+    from scipy.stats import quantile_test  # here, as a process in which a model is timed has to stay small
 
     low, high = quantile_test(values, p=0.5).confidence_interval(0.95)
     return float(np.min(values) if np.isnan(low) else low), float(np.max(values) if np.isnan(high) else high)

@@ -16,8 +16,7 @@ from utils.config import CHECKPOINTS, ROOT, InputError, project_path, relative
 from utils.files import sha256, whole_file
 from utils.images import read_image, resize
 from utils.intervals import wilson_interval
-from utils.predict import shipped_file
-from utils.report import TEMPLATES, extend_report, read_report, render
+from utils.report import TEMPLATES, extend_report, read_report, render, shipped_file
 from utils.session import open_session, read_metadata
 from utils.split import load_index, sample_test_part
 

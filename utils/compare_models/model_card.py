@@ -8,8 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from utils.config import listing
 from utils.files import whole_file
-from utils.predict import DEPLOYED
-from utils.report import read_report, render
+from utils.report import DEPLOYED, read_report, render
 
 
 def model_entries(summary: pd.DataFrame, latency: pd.DataFrame, processes: pd.DataFrame) -> dict[str, dict]:

@@ -19,8 +19,8 @@ from utils.config import CHECKPOINTS, ROOT, InputError, make_folder, project_pat
 from utils.files import whole_file
 from utils.intervals import share_interval
 from utils.metrics import prediction_table
-from utils.predict import DEPLOYED, Classifier, shipped_file
-from utils.report import TEMPLATES, read_report, render
+from utils.predict import Classifier
+from utils.report import DEPLOYED, TEMPLATES, read_report, render, shipped_file
 
 LARGE = 240  # pixels a side of a class's photo
 SMALL = 160  # pixels a side of other photos

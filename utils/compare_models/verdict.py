@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from utils.config import is_timed_here
 from utils.report import render
-from utils.settings import is_timed_here
 
 NOT_SLOWER = 1.05  # times the other's latency: what lies within is not called slower
 FAULTS = ("macro-F1 lost", "recall lost", "slower", "larger")  # codes of what is shown; all others are doubts
