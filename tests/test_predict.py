@@ -170,7 +170,7 @@ def test_a_doubt_is_told_from_a_class_of_its_name(tmp_path, photos):
     model = deployed(tmp_path / "net_deploy.onnx", ["unsure"] * 3, abstain_below=1.01)
     done = call(model, photos, "--csv", tmp_path / "a.csv")
     assert {tuple(line.split("\t")[1::2]) for line in done.stdout.splitlines()} == {("unsure", "doubt: unsure")}
-    assert done.stderr.splitlines()[0] == "3 photos, 3 of them doubtful: doubt: unsure 3"
+    assert done.stderr.splitlines()[0] == "3 photos, 3 of them doubtful: doubt: unsure 3 (nearest: unsure 3)"
     assert {row[3] for row in read_table(tmp_path / "a.csv")[1:]} == {"doubt: unsure"}
 
 
