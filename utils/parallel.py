@@ -99,8 +99,12 @@ def _line(execution_count: int) -> _Line:
 
 def _in_threads(function: Callable, items: list, threads: int) -> Iterator:
     """Compute each item with one thread; when interrupted, finish those that have begun and start no others."""
-    with _limited(ONE), ThreadPoolExecutor(threads) as pool:  # a limit that one thread lifts is lifted for all
-        yield from pool.map(function, items)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with _limited(ONE):  # around all: a limit that one thread lifts is lifted for the others
+            yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _on_worker(function: Callable, threads: dict[str, int], items: list) -> list:
