@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 from nets import ArrayReader, save_net
 from onnx import helper
 from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator, load_tensors_data, save_tensors_data
 
+from utils.onnx_quant import ranges
 from utils.onnx_quant.ranges import CalibrationSet, measure_ranges
 
 IMAGES = np.random.default_rng(0).normal(size=(22, 3, 16, 16)).astype(np.float32)
@@ -94,6 +96,30 @@ def test_ranges_are_those_of_all_images_whatever_the_batch(net, tmp_path):
     found = [found_by_us(net, tmp_path, images, batch_size) for batch_size in (1, 4, 22)]
     assert range_of_input(tmp_path / "ours.json") == (-50, 60)
     assert found[0] == found[1] == found[2]
+
+
+def test_ranges_are_measured_again_only_for_other_images(net, tmp_path, monkeypatch):
+    measured = []
+
+    def measure(path, reader) -> dict[str, np.ndarray]:
+        measured.append(path)
+        return measure_ranges(path, reader)
+
+    class Images(list):
+        transform = "as they are"
+
+    def ranges_of(names: list[str]) -> dict[str, np.ndarray]:
+        def image_set(index: pd.DataFrame) -> Images:
+            return Images((torch.full((3, 16, 16), float(len(name))), 0) for name in index["path"])
+
+        index = pd.DataFrame({"path": names, "sha256": names})
+        return CalibrationSet(net, image_set, index, cache=tmp_path / "ranges.npz").ranges
+
+    monkeypatch.setattr(ranges, "measure_ranges", measure)
+    first, again = ranges_of(["a", "bb"]), ranges_of(["a", "bb"])
+    assert len(measured) == 1 and set(first) == set(again)
+    assert all((first[name] == again[name]).all() for name in first)
+    assert ranges_of(["a", "ccc"])["input"].max() == 3 and len(measured) == 2
 
 
 def test_pixels_from_minus_1_to_1_get_a_scale_without_ties(net, tmp_path):

@@ -12,6 +12,7 @@ from utils.onnx_quant.candidates import (
     choose,
     load_sample,
     score,
+    score_calibrations,
     sqnr_db,
     time_models,
     try_recipes,
@@ -123,6 +124,23 @@ def test_every_candidate_is_written_scored_and_timed_once(net, tmp_path):
     assert rows["valid_macro_f1"][0] != rows["macro_f1"][0]
     assert (rows[["latency_ms", "bytes"]] > 0).all(axis=None)
     assert rows["sqnr_db"][1:].max() < rows["sqnr_db"][0]
+
+
+def test_calibrations_are_scored_once(net, tmp_path):
+    quantized = []
+
+    def quantize_and_count(prepared_path, calibrating, target, recipe) -> None:
+        quantized.append(len(calibrating))
+        quantize(prepared_path, calibrating, target, recipe)
+
+    images = calibration_set(net, IMAGES)
+    images.index["sha256"] = [str(number) for number in range(len(IMAGES))]
+    sets = {"few": images.part(np.arange(4)), "all": images}
+    (recipe, *_) = candidate_recipes("here", X86, net)
+    parts = sets, quantize_and_count, recipe, scoring_set(net), tmp_path / "cache.json"
+    found, again = score_calibrations(*parts), score_calibrations(*parts)
+    assert found == again and sorted(quantized) == [4, 22], "the second time they are remembered"
+    assert found["few"]["sqnr_db"] != found["all"]["sqnr_db"]
 
 
 def test_a_part_of_the_sample_is_scored_alone(net):

@@ -125,6 +125,21 @@ def quantize_all(wanted: dict[str, tuple[CalibrationSet, Recipe]], quantize: Qua
     return paths
 
 
+def score_calibrations(
+    sets: dict[str, CalibrationSet], quantize: Quantize, recipe: Recipe, scoring: ScoringSet, cache: Path
+) -> dict[str, dict[str, float]]:
+    """Score the files that a recipe makes with different calibration images; `cache` is a JSON file."""
+
+    def compute() -> dict[str, dict[str, float]]:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = quantize_all({name: (images, recipe) for name, images in sets.items()}, quantize, Path(folder))
+            return {name: scoring.score(path) for name, path in paths.items()}
+
+    images = {name: images.index["sha256"].tolist() for name, images in sets.items()}
+    parts = [scoring.float_path, images, scoring.index["sha256"].tolist(), recipe, quantize, cpu_info()]
+    return remembered(cache, parts, compute)
+
+
 def time_models(paths: dict[str, Path], image: np.ndarray, precise: Sequence[str] = ()) -> dict[str, float]:
     """Time one image (1, 3, H, W) in each ONNX file, side by side, some with `precise` sums; → median in ms.
 

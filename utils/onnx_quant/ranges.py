@@ -15,6 +15,7 @@ from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, sa
 from torch.utils.data import DataLoader
 
 from utils.datasets import make_loader
+from utils.files import remembered_arrays
 from utils.onnx_quant.graph import infer_shapes
 from utils.parallel import progress
 from utils.session import open_session, run_calls, split_batch
@@ -48,11 +49,22 @@ class ImageFolderDataReader(CalibrationDataReader):
 class CalibrationSet:
     """The images that a prepared network is calibrated on, and the ranges of its activations over them.
 
-    `image_set` makes a Dataset of rows of the `index`; `ranges` are what `measure_ranges` finds.
+    `image_set` makes a Dataset of rows of the `index`; `ranges` are what `measure_ranges` finds, which is remembered in
+    the .npz file `cache`, if there is one.
     """
 
-    def __init__(self, prepared_path: Path, image_set: Callable, index: pd.DataFrame, ranges: dict | None = None):
+    def __init__(
+        self,
+        prepared_path: Path,
+        image_set: Callable,
+        index: pd.DataFrame,
+        ranges: dict | None = None,
+        cache: Path | None = None,
+    ):
         self.prepared_path, self.image_set, self.index = prepared_path, image_set, index
+        if not ranges and cache:
+            parts = [prepared_path, image_set(index).transform, index[["path", "sha256"]].to_csv()]
+            ranges = remembered_arrays(cache, parts, lambda: measure_ranges(prepared_path, self.reader))
         self.ranges = ranges or measure_ranges(prepared_path, self.reader)
 
     def __len__(self) -> int:
