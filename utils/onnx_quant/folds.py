@@ -119,11 +119,12 @@ def _write_float(state: dict, pipeline: Pipeline, target: Path) -> bool:
     if not set(last) <= set(constants):  # no bias where it is zeros
         pipeline.export(model, target)
         return False
-    for name, values in exported_weights(model).items():
+    only_last = set(state) == set(last)  # then all the rest stays as it is, to the bit
+    for name, values in (state if only_last else exported_weights(model)).items():
         if name in constants:
             constants[name].const_value = ir.tensor(values.numpy(), name=name)
     ir.save(onnx_model, target)
-    if set(state) == set(last):
+    if only_last:
         return onnx_model.graph.outputs[0].producer().op_type == "Gemm"  # its output stays in float: needs no range
     try:
         check_parity(model, target, pipeline.calibration_set.sample(2), batch_sizes=(2,))
