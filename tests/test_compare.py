@@ -10,7 +10,7 @@ from conftest import fill_folder
 from nets import to_onnx
 from onnx import TensorProto, helper
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import keep_logits, save_checkpoint
 from utils.compare_models.models import (
     check_alike,
     file_bytes,
@@ -23,7 +23,6 @@ from utils.compare_models.models import (
 )
 from utils.compare_models.predictor import Predictor
 from utils.config import ROOT, InputError
-from utils.cross_validation import keep_logits
 from utils.datasets import ImageDataset, evaluation_transform
 from utils.files import sha256
 from utils.model import ConvNet

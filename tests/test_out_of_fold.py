@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from utils.checkpoint import keep_logits, load_logits
 from utils.config import InputError
-from utils.cross_validation import keep_logits, load_logits
 
 IMAGES = pd.Series(["사과/1.jpg", "cherry pie/2.jpg", "tomato/3.jpg"])
 LOGITS = {"onnx": np.arange(6.0).reshape(3, 2), "int8": np.array([[1, 2], [np.nan, np.nan], [3, 4]])}

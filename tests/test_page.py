@@ -22,9 +22,9 @@ from conftest import ROOT, photo, read_report, run_py
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
+from utils.checkpoint import keep_logits
 from utils.compare_models import page, tryout
 from utils.config import InputError
-from utils.cross_validation import keep_logits
 from utils.files import sha256
 from utils.onnx_quant.export import write_metadata
 from utils.predict import Classifier

@@ -1,12 +1,16 @@
-"""Checkpoint files: what is loaded is what was saved, or a sentence says why not."""
+"""Networks on disk, and what those of folds predict: what is loaded is what was saved, or a sentence says why not."""
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from utils.config import InputError, listing, relative, require
-from utils.files import likely_cause, sha256, whole_file
+from utils.files import likely_cause, remembered_arrays, sha256, whole_file
 
 FORMAT_VERSION = 1
 DETAILS = {"arch", "classes", "preprocessing"}  # what every file says
@@ -75,3 +79,38 @@ def how_to_recreate(path: Path) -> str:
     if path.name == "conv_net.pth":
         return "restore it with `git checkout checkpoints/conv_net.pth checkpoints/conv_net.pth.sha256`"
     return "run train.ipynb to make it again"
+
+
+def keep_logits(
+    path: Path, images: pd.Series, compute: Callable[[], dict], parts: Sequence[object] = (), **made_from: str
+) -> dict[str, np.ndarray]:
+    """Return each model's out-of-fold logits (N, C) for `images`, paths (N,), computed anew if anything has changed.
+
+    The file remembers them by the `parts` that they depend on, as `files.remembered_arrays` does, and tells whoever
+    reads it what they were `made_from`.
+    """
+    about = {"images": images.to_numpy(str), "made_from": np.array(json.dumps(made_from))}
+    parts = [*parts, made_from, images.tolist()]
+    found = remembered_arrays(path, parts, lambda: compute() | about)
+    return {name: values for name, values in found.items() if name not in about}
+
+
+def load_logits(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
+    """Read the out-of-fold logits (N, C) of each model for `images`, paths (N,).
+
+    Raises InputError when the file is absent, damaged, or was made from something else than it would be now.
+    """
+    again = "run onnx_quant.ipynb to make it again"
+    if not path.exists():
+        raise InputError(f"{relative(path)} does not exist: {again}")
+    try:
+        with np.load(path) as file:
+            logits = {name: file[name] for name in file.files}
+        known, before = logits.pop("images").tolist(), json.loads(str(logits.pop("made_from")))
+        del logits["key"]
+    except Exception:  # numpy raises zip, EOF and value errors alike
+        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from None
+    changed = [name for name, value in made_from.items() if before.get(name) != value]
+    if changed or known != list(images):
+        raise InputError(f"{relative(path)} was made from another {' and '.join(changed) or 'set of images'}: {again}")
+    return logits

@@ -1,6 +1,5 @@
 """Cross-validation by group: folds, and predictions of images that the classifier has not seen."""
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 
 from utils import parallel
 from utils.checkpoint import save_folds
-from utils.config import SEED, THREADS, InputError, relative
+from utils.config import SEED, THREADS
 from utils.features import fingerprint
-from utils.files import cache_key, likely_cause, remembered_arrays
+from utils.files import cache_key
 from utils.intervals import codes
 from utils.model import classifier_names
 
@@ -196,38 +195,3 @@ def keep_folds(
     arrays = {"logits": torch.from_numpy(oof.logits), "labels": torch.from_numpy(oof.labels)}
     save_folds(path, oof.networks, network, **details, **arrays, trained_on=oof.trained_on, key=key)
     return oof
-
-
-def keep_logits(
-    path: Path, images: pd.Series, compute: Callable[[], dict], parts: Sequence[object] = (), **made_from: str
-) -> dict[str, np.ndarray]:
-    """Return each model's out-of-fold logits (N, C) for `images`, paths (N,), computed anew if anything has changed.
-
-    The file remembers them by the `parts` that they depend on, as `files.remembered_arrays` does, and tells whoever
-    reads it what they were `made_from`.
-    """
-    about = {"images": images.to_numpy(str), "made_from": np.array(json.dumps(made_from))}
-    parts = [*parts, made_from, images.tolist()]
-    found = remembered_arrays(path, parts, lambda: compute() | about)
-    return {name: values for name, values in found.items() if name not in about}
-
-
-def load_logits(path: Path, images: pd.Series, **made_from: str) -> dict[str, np.ndarray]:
-    """Read the out-of-fold logits (N, C) of each model for `images`, paths (N,).
-
-    Raises InputError when the file is absent, damaged, or was made from something else than it would be now.
-    """
-    again = "run onnx_quant.ipynb to make it again"
-    if not path.exists():
-        raise InputError(f"{relative(path)} does not exist: {again}")
-    try:
-        with np.load(path) as file:
-            logits = {name: file[name] for name in file.files}
-        known, before = logits.pop("images").tolist(), json.loads(str(logits.pop("made_from")))
-        del logits["key"]
-    except Exception:  # numpy raises zip, EOF and value errors alike
-        raise InputError(f"{relative(path)} cannot be read: {likely_cause(path)}. {again}") from None
-    changed = [name for name, value in made_from.items() if before.get(name) != value]
-    if changed or known != list(images):
-        raise InputError(f"{relative(path)} was made from another {' and '.join(changed) or 'set of images'}: {again}")
-    return logits

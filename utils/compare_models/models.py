@@ -13,9 +13,9 @@ from PIL import Image
 from sklearn.utils import gen_batches
 
 from utils import parallel
+from utils.checkpoint import load_logits
 from utils.compare_models.predictor import Predictor
 from utils.config import BATCH, THREADS, project_path, relative, require
-from utils.cross_validation import load_logits
 from utils.datasets import ImageDataset, evaluation_transform, to_pixels
 from utils.files import sha256
 from utils.images import scan_folder
